@@ -1,0 +1,35 @@
+"""A tensor, autograd and neural-network engine with PyTorch's API, on NumPy and CuPy.
+
+`import core` costs next to nothing: the names are loaded together on first use (`core._names` lists them), and so is each room
+(`core.nn`, `core.optim`, …).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HERE = Path(__file__).parent
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    if (_HERE / f"{name}.py").exists() or (_HERE / name / "__init__.py").exists():
+        return import_module(f"core.{name}")
+    names = import_module("core._names")
+    here = globals()
+    for key, value in vars(names).items():
+        if not key.startswith("_"):
+            here.setdefault(key, value)
+    if name not in here:
+        raise AttributeError(f"module 'core' has no attribute '{name}'")
+    return here[name]
+
+
+def __dir__() -> list[str]:
+    rooms = (p.parent.name for p in _HERE.glob("*/__init__.py"))
+    return sorted({*globals(), *(n for n in vars(import_module("core._names")) if not n.startswith("_")), *rooms})

@@ -1,0 +1,244 @@
+"""The plain backend: every kernel in array code over `self.xp`, right on any module that speaks NumPy. It is the oracle.
+
+Contract: kernels take and return arrays of `self.array_type`, never change an argument unless its name ends in `_`, know nothing of
+gradients or Tensors, and may assume shapes that the op layer has checked. Most ops need no kernel: they are one line over `be.xp`.
+What stands here is what some library does better than array code: products, convolutions, pooling, row-wise normalisers, scatter.
+
+Shape letters: N batch, C channels in, K channels out, G groups; spatial sizes are tuples, so one kernel serves 1, 2 and 3 dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from core.errors import DeviceError
+
+Ints = tuple[int, ...]
+
+
+class Backend:
+    device_type: str
+    array_type: type
+    xp: Any  # the module that speaks NumPy
+    raw: Any = None  # the ops as functions of this backend's arrays; `core.ops.op` puts them here
+
+    # -- arrays in, out and about --------------------------------------------------------------------------------------
+
+    def index_of(self, array: Any) -> int | None:
+        """Which device of this type holds the array; None where there is only one."""
+        return None
+
+    def count(self) -> int:
+        """How many devices of this type there are."""
+        return 1
+
+    def from_numpy(self, array: np.ndarray, index: int | None = None) -> Any:
+        if index:
+            raise DeviceError(f"device '{self.device_type}:{index}': expected index 0, the only one, got {index}")
+        return array
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        return array
+
+    def as_array(self, value: Any) -> Any:
+        """An array from what a kernel returned: reductions of NumPy return scalars."""
+        return self.xp.asarray(value)
+
+    def reshape_view(self, x: Any, shape: Ints) -> Any:
+        """x seen in another shape, or None if that would need a copy."""
+        try:
+            return x.reshape(shape, copy=False)
+        except ValueError:
+            return None
+
+    def synchronize(self) -> None:
+        """Wait until everything asked for has been computed."""
+
+    # -- products ------------------------------------------------------------------------------------------------------
+
+    def matmul(self, x: Any, y: Any) -> Any:
+        return self.xp.matmul(x, y)
+
+    def linear(self, x: Any, w: Any, b: Any | None) -> Any:
+        """(*, I), (O, I), (O) -> (*, O)"""
+        y = self.matmul(x, w.T)
+        if b is not None:
+            y += b
+        return y
+
+    # -- scatter -------------------------------------------------------------------------------------------------------
+
+    def add_at_(self, x_: Any, index: Any, g: Any) -> None:
+        """x_[index] += g, every occurrence of an index counted."""
+        self.xp.add.at(x_, index, g)
+
+    # -- convolution ---------------------------------------------------------------------------------------------------
+    # Cross-correlation, as in every framework. One geometry for the three products: output o, kernel k, input i with
+    # i = o·stride + k·dilation − padding.
+
+    def _columns(self, x: Any, k: Ints, out: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Any:
+        """(N, C, *in) -> (N, C, *k, *out): for each kernel offset, the inputs it meets."""
+        x = self._pad(x, padding, 0)
+        n, c = x.shape[:2]
+        view = np.lib.stride_tricks.as_strided if self.xp is np else self.xp.lib.stride_tricks.as_strided
+        s = x.strides
+        strides = s[:2] + tuple(a * d for a, d in zip(s[2:], dilation)) + tuple(a * t for a, t in zip(s[2:], stride))
+        return view(x, (n, c, *k, *out), strides)
+
+    def _pad(self, x: Any, padding: Ints, value: float) -> Any:
+        if not any(padding):
+            return x
+        return self.xp.pad(x, ((0, 0), (0, 0), *((p, p) for p in padding)), constant_values=value)
+
+    def conv(self, x: Any, w: Any, b: Any | None, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
+        """(N, C, *in), (K, C/G, *k) -> (N, K, *out)"""
+        k = w.shape[2:]
+        out = conv_out_shape(x.shape[2:], k, stride, padding, dilation)
+        columns = self._columns(x, k, out, stride, padding, dilation)
+        n, rows, length = x.shape[0], w.shape[1] * math.prod(k), math.prod(out)
+        columns = columns.reshape(n, groups, rows, length)
+        y = self.matmul(w.reshape(1, groups, w.shape[0] // groups, rows), columns)  # (N, G, K/G, out)
+        y = y.reshape(n, w.shape[0], *out)
+        if b is not None:
+            y += b.reshape(-1, *(1,) * len(k))
+        return y
+
+    def conv_input_grad(
+        self, g: Any, w: Any, x_shape: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int
+    ) -> Any:
+        """(N, K, *out), (K, C/G, *k) -> (N, C, *in)"""
+        xp, k, out = self.xp, w.shape[2:], g.shape[2:]
+        n, rows, length = g.shape[0], w.shape[1] * math.prod(k), math.prod(out)
+        wt = w.reshape(1, groups, w.shape[0] // groups, rows).swapaxes(2, 3)
+        columns = self.matmul(wt, g.reshape(n, groups, -1, length))  # (N, G, rows, out)
+        columns = columns.reshape(n, x_shape[1], *k, *out)
+        size = tuple(i + 2 * p for i, p in zip(x_shape[2:], padding))
+        dx = xp.zeros((n, x_shape[1], *size), dtype=g.dtype)
+        for offset, window in _windows(k, out, stride, dilation):
+            dx[(..., *window)] += columns[(slice(None), slice(None), *offset)]
+        return dx[(..., *(slice(p, p + i) for p, i in zip(padding, x_shape[2:])))]
+
+    def conv_weight_grad(
+        self, g: Any, x: Any, w_shape: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int
+    ) -> Any:
+        """(N, K, *out), (N, C, *in) -> (K, C/G, *k)"""
+        k, out = w_shape[2:], g.shape[2:]
+        n, rows, length = g.shape[0], w_shape[1] * math.prod(k), math.prod(out)
+        columns = self._columns(x, k, out, stride, padding, dilation).reshape(n, groups, rows, length)
+        # one product over samples and positions together: (G, K/G, N·out) @ (G, N·out, rows)
+        gs = g.reshape(n, groups, -1, length).transpose(1, 2, 0, 3).reshape(groups, -1, n * length)
+        columns = columns.transpose(1, 0, 3, 2).reshape(groups, n * length, rows)
+        return self.matmul(gs, columns).reshape(w_shape)
+
+    # -- pooling -------------------------------------------------------------------------------------------------------
+    # A pass per kernel offset over strided views: no copies of windows, and few passes for the usual 2×2 and 3×3.
+
+    def max_pool(self, x: Any, k: Ints, out: Ints, stride: Ints, padding: Ints, dilation: Ints) -> tuple[Any, Any]:
+        """(N, C, *in) -> (N, C, *out) and, per output, the number of the kernel offset that won (the first on ties; NaN wins)."""
+        xp = self.xp
+        lowest = -xp.inf if x.dtype.kind not in "iu" else np.iinfo(x.dtype).min
+        x = self._pad_to(x, k, out, stride, padding, dilation, lowest)
+        y = won = None
+        for number, (_, window) in enumerate(_windows(k, out, stride, dilation)):
+            v = x[(..., *window)]
+            if y is None:
+                y, won = v.copy(), xp.zeros(v.shape, dtype=np.int16 if math.prod(k) > 255 else np.uint8)
+            else:
+                better = (v > y) | (v != v)
+                xp.copyto(y, v, where=better)
+                xp.copyto(won, won.dtype.type(number), where=better)
+        return y, won
+
+    def max_pool_grad(self, g: Any, won: Any, x_shape: Ints, k: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Any:
+        """(N, C, *out) -> (N, C, *in): each output's gradient goes to the input that won."""
+        dx, inner = self._padded_zeros(x_shape, k, g, stride, padding, dilation)
+        for number, (_, window) in enumerate(_windows(k, g.shape[2:], stride, dilation)):
+            dx[(..., *window)] += g * (won == number)
+        return dx[inner]
+
+    def max_pool_pick(self, x: Any, won: Any, k: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Any:
+        """(N, C, *in) -> (N, C, *out): the value at the input that won; the gradient of `max_pool_grad`."""
+        xp, out = self.xp, won.shape[2:]
+        x = self._pad_to(x, k, out, stride, padding, dilation, 0)
+        y = xp.zeros(won.shape, dtype=x.dtype)
+        for number, (_, window) in enumerate(_windows(k, out, stride, dilation)):
+            xp.copyto(y, x[(..., *window)], where=won == number)
+        return y
+
+    def sum_pool(self, x: Any, k: Ints, out: Ints, stride: Ints, padding: Ints) -> Any:
+        """(N, C, *in) -> (N, C, *out): the sum of each window, padding counted as zeros."""
+        one = (1,) * len(k)
+        x = self._pad_to(x, k, out, stride, padding, one, 0)
+        y = self.xp.zeros((*x.shape[:2], *out), dtype=x.dtype)
+        for _, window in _windows(k, out, stride, one):
+            y += x[(..., *window)]
+        return y
+
+    def sum_pool_grad(self, g: Any, x_shape: Ints, k: Ints, stride: Ints, padding: Ints) -> Any:
+        """(N, C, *out) -> (N, C, *in): the transpose of `sum_pool`."""
+        one = (1,) * len(k)
+        dx, inner = self._padded_zeros(x_shape, k, g, stride, padding, one)
+        for _, window in _windows(k, g.shape[2:], stride, one):
+            dx[(..., *window)] += g
+        return dx[inner]
+
+    def _pad_to(self, x: Any, k: Ints, out: Ints, stride: Ints, padding: Ints, dilation: Ints, value: float) -> Any:
+        """x padded left by `padding` and right as far as the last window reaches (ceil_mode may reach beyond the padding)."""
+        reach = tuple((o - 1) * s + (n - 1) * d + 1 for o, s, n, d in zip(out, stride, k, dilation))
+        right = tuple(max(0, r - i - p) for r, i, p in zip(reach, x.shape[2:], padding))
+        if not any(padding) and not any(right):
+            return x
+        return self.xp.pad(x, ((0, 0), (0, 0), *zip(padding, right)), constant_values=value)
+
+    def _padded_zeros(
+        self, x_shape: Ints, k: Ints, g: Any, stride: Ints, padding: Ints, dilation: Ints
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """Zeros that every window fits into, and the index of the part that is the input."""
+        reach = tuple((o - 1) * s + (n - 1) * d + 1 for o, s, n, d in zip(g.shape[2:], stride, k, dilation))
+        size = tuple(max(r, i + p) for r, i, p in zip(reach, x_shape[2:], padding))
+        inner = (..., *(slice(p, p + i) for p, i in zip(padding, x_shape[2:])))
+        return self.xp.zeros((*x_shape[:2], *size), dtype=g.dtype), inner
+
+    # -- rows ----------------------------------------------------------------------------------------------------------
+
+    def softmax(self, x: Any, dim: int) -> Any:
+        xp = self.xp
+        y = x - x.max(axis=dim, keepdims=True)
+        xp.exp(y, out=y)
+        y /= y.sum(axis=dim, keepdims=True)
+        return y
+
+    def softmax_grad(self, g: Any, y: Any, dim: int) -> Any:
+        dx = g * y
+        return dx - y * dx.sum(axis=dim, keepdims=True)
+
+    def log_softmax(self, x: Any, dim: int) -> Any:
+        xp = self.xp
+        y = x - x.max(axis=dim, keepdims=True)
+        y -= xp.log(xp.exp(y).sum(axis=dim, keepdims=True))
+        return y
+
+    def log_softmax_grad(self, g: Any, y: Any, dim: int) -> Any:
+        return g - self.xp.exp(y) * g.sum(axis=dim, keepdims=True)
+
+
+# -- geometry ----------------------------------------------------------------------------------------------------------
+
+
+def conv_out_shape(size: Ints, k: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Ints:
+    """out = ⌊(in + 2·padding − dilation·(k−1) − 1) / stride⌋ + 1, in each dimension."""
+    return tuple((i + 2 * p - d * (n - 1) - 1) // s + 1 for i, n, s, p, d in zip(size, k, stride, padding, dilation))
+
+
+def _windows(k: Ints, out: Ints, stride: Ints, dilation: Ints) -> Iterator[tuple[Ints, tuple[slice, ...]]]:
+    """For each kernel offset, the slices of the padded input that it meets, one element per output."""
+    for offset in product(*map(range, k)):
+        yield (
+            offset,
+            tuple(slice(a * d, a * d + (o - 1) * s + 1, s) for a, d, o, s in zip(offset, dilation, out, stride)),
+        )

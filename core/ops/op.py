@@ -1,0 +1,538 @@
+"""What an op is: one function that computes, one gradient rule for each array input, and how calling it extends the graph.
+
+    @op(x=lambda F, g, out: g * out)
+    def exp(be, x):
+        "eˣ, elementwise."
+        return be.xp.exp(x)
+
+The function is the forward pass on raw arrays: `be` is the backend that holds them, arrays are positional, parameters keyword-only.
+A rule carries the gradient `g` of the output back to one input. It says by the names of its own arguments what it needs, and nothing else
+is kept for it:
+    an input's name    that input            a parameter's name    its value
+    `x_shape`          the shape of x alone  `out`                 the output
+    a name in `outs`   that output, where there are several
+    a name in `aux`    that further output of the function, which callers do not see
+`F` is the namespace of ops. In plain backward it is the ops on raw arrays, so nothing is recorded; when a graph of the gradient is wanted
+it is the ops on Tensors, and the same rule yields a differentiable gradient. A rule that cannot be differentiated this way (a fused kernel) has a
+`composite`: the same function in simpler ops, which is differentiated instead, and is the kernel's definition and test oracle.
+
+Broadcasting and dtype promotion are undone here, once, for ops made by `pointwise`. The op's name is its public name, its label in the graph
+and its id in the tests.
+"""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import MethodType
+from typing import Any
+
+import numpy as np
+
+from core import backend, dtypes
+from core.backend.base import Backend
+from core.engine import Edge, Node, mode, walk
+from core.errors import DeviceError, DTypeError, GraphError, ShapeError
+from core._tensor import Tensor, wrap
+
+OPS: dict[str, Op] = {}  # every op by name; the tests hold it against their table
+
+# other names under which torch's functions know these parameters
+_ALIASES = {"axis": "dim", "keepdims": "keepdim", "axes": "dims"}
+
+
+class Op:
+    """A differentiable operation; calling it on Tensors computes and records."""
+
+    def __init__(
+        self,
+        forward: Callable[..., Any],
+        rules: dict[str, Callable[..., Any]],
+        *,
+        view: bool = False,
+        broadcasts: bool = False,
+        outs: Sequence[str] = ("out",),
+        aux: Sequence[str] = (),
+        names: Sequence[str] = (),
+        composite: Callable[..., Any] | None = None,
+    ):
+        self.__name__ = self.name = forward.__name__
+        self.__doc__ = forward.__doc__
+        self.__module__ = forward.__module__
+        self.__qualname__ = forward.__qualname__
+        self.__wrapped__ = forward  # for inspect.signature
+        self.forward = forward
+        self.rules = rules
+        self.view = view
+        self.broadcasts = broadcasts
+        self.composite = composite
+
+        _, *parameters = inspect.signature(forward).parameters.values()
+        positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
+        self.variadic = bool(positional) and positional[0].kind is inspect.Parameter.VAR_POSITIONAL
+        self.inputs = [p.name for p in positional]
+        self.optional = sum(p.default is not p.empty for p in positional)
+        self.arity = len(self.inputs)
+        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+        self.takes_out = any(p.name == "out" for p in keywords)
+        self.params = [p.name for p in keywords if p.name != "out"]
+        self.defaults = {p.name: p.default for p in keywords if p.default is not p.empty and p.name != "out"}
+        self.public = {
+            **dict(zip(self.inputs, self.inputs)),
+            **dict(zip(("input", "other"), self.inputs)),
+            **dict(zip(names, self.inputs)),
+        }
+        self.complete = len(self.defaults) == len(self.params)
+
+        self.hidden = len(aux)
+        self.outs = [*outs, *aux]
+        self.rule_mask = (-1 if self.variadic else sum(1 << i for i, name in enumerate(self.inputs) if name in rules))
+        unknown = set(rules) - set(self.inputs)
+        assert not unknown, f"{self.name}: rules for {unknown}, which are no inputs"
+        self._plans: dict[int, _Plan] = {}
+
+    # -- calling -------------------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **params: Any) -> Any:
+        if params or len(args) != self.arity or self.variadic:
+            args, params = self._bind(args, params)
+            if "out" in params:
+                return _into(params.pop("out"), self.apply(args, params))
+        else:
+            params = self.defaults
+        return self.apply(args, params)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else MethodType(self, instance)
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+    def _bind(self, args: tuple[Any, ...], params: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+        """torch's calling manners: parameters may be positional after the arrays, arrays may be named, some names have aliases."""
+        given = self.defaults | params
+        if self.variadic:
+            arrays: list[Any] = list(args[0]) if args else list(given.pop("tensors"))
+            given.update(zip(self.params, args[1:]))
+            return arrays, self._checked(given)
+        arrays = list(args[: self.arity])
+        if len(args) > self.arity:
+            if len(args) - self.arity > len(self.params):
+                raise TypeError(f"{self.name}: expected at most {self.arity + len(self.params)} arguments, got {len(args)}")
+            given.update(zip(self.params, args[self.arity :]))
+        if len(arrays) < self.arity:
+            for i, name in enumerate(self.inputs[len(arrays) :], len(arrays)):
+                key = next((k for k, v in self.public.items() if v == name and k in params), None)
+                if key is not None:
+                    arrays.append(given.pop(key))
+                elif i >= self.arity - self.optional:
+                    arrays.append(None)
+                else:
+                    raise TypeError(f"{self.name}: missing argument '{name}'")
+        return arrays, self._checked(given)
+
+    def _checked(self, given: dict[str, Any]) -> dict[str, Any]:
+        for key in list(given):
+            if key not in self.params and key != "out":
+                name = _ALIASES.get(key)
+                if name not in self.params:
+                    raise TypeError(f"{self.name}: expected parameters {', '.join(self.params) or '(none)'}, got '{key}'")
+                given[name] = given.pop(key)
+        if "out" in given and given["out"] is None:
+            del given["out"]
+        for key in self.params:
+            if key not in given:
+                raise TypeError(f"{self.name}: missing argument '{key}'")
+        return given
+
+    def apply(self, args: Sequence[Any], params: dict[str, Any]) -> Any:
+        """Compute, and record if a gradient may be wanted."""
+        arrays, mask, be = self._arrays(args)
+        y = self.forward(be, *arrays, **params)
+        if type(y) is not tuple:
+            outs: tuple[Any, ...] = (y,)
+        else:
+            outs = y
+        tensors = [wrap(a if type(a) is be.array_type else be.as_array(a)) for a in outs[: len(outs) - self.hidden]]
+        if self.view:
+            for t in tensors:
+                t._become_view(args[0], self, params)
+        mask &= self.rule_mask
+        if mask and mode.grad:
+            self._record(args, arrays, params, mask, be, outs, tensors)
+        return tensors[0] if type(y) is not tuple or len(tensors) == 1 else tuple(tensors)
+
+    def _arrays(self, args: Sequence[Any]) -> tuple[list[Any], int, Backend]:
+        """The raw arrays, which of them want a gradient (bit i for input i), and who computes."""
+        arrays, mask, bit, be = [], 0, 1, None
+        for a in args:
+            if isinstance(a, Tensor):
+                array = a._a
+                if a._requires_grad:
+                    mask |= bit
+                if be is None:
+                    be = backend.of(array)
+                elif type(array) is not be.array_type:
+                    return self._arrays(self._on_one_device(args))
+                arrays.append(array)
+            elif isinstance(a, np.ndarray):
+                return self._arrays([Tensor._of(x) if isinstance(x, np.ndarray) else x for x in args])
+            else:
+                arrays.append(a)
+            bit <<= 1
+        if be is None:
+            raise DTypeError(f"{self.name}: expected a Tensor, got {', '.join(type(a).__name__ for a in args) or 'nothing'}")
+        return arrays, mask, be
+
+    def _on_one_device(self, args: Sequence[Any]) -> Sequence[Any]:
+        """A 0-dimensional CPU tensor may meet tensors of a device, as a number would; anything else may not."""
+        devices = {str(a.device) for a in args if isinstance(a, Tensor) and (a._a.ndim or a.device.type != "cpu")}
+        if len(devices) != 1:
+            where = ", ".join(str(a.device) for a in args if isinstance(a, Tensor))
+            raise DeviceError(f"{self.name}: expected all tensors on one device, got {where}; move them with .to(device)")
+        target = devices.pop()
+        return [a.to(target) if isinstance(a, Tensor) else a for a in args]
+
+    def _record(
+        self, args: Sequence[Any], arrays: list[Any], params: dict[str, Any], mask: int, be: Backend,
+        outs: Sequence[Any], tensors: Sequence[Tensor],
+    ) -> None:  # fmt: skip
+        # outputs that can have a gradient come first; kind V is bfloat16
+        smooth = [t for t in tensors if t._a.dtype.kind in "fcV"]
+        if smooth:
+            node = OpNode(self, args, arrays, params, mask, be, outs, smooth)
+            for i, t in enumerate(smooth):
+                t._edge = (node, i)
+                t._requires_grad = True
+
+    # -- in place ------------------------------------------------------------------------------------------------------
+
+    def inplace(self, x: Tensor, *args: Any, **params: Any) -> Tensor:
+        """Compute with x as first input and write the result into x's memory. Returns x."""
+        args, params = self._bind((x, *args), params)
+        x._check_inplace(self.name)
+        arrays, mask, be = self._arrays(args)
+        recording = mode.grad and (mask & self.rule_mask or x._requires_grad)
+        if self.takes_out and _same(arrays[0], arrays[1:]):
+            self.forward(be, *arrays, out=x._a, **params)
+        else:
+            y = self.forward(be, *arrays, **params)
+            if y.shape != x._a.shape:
+                raise ShapeError(f"{self.name}_: expected a result of shape {x._a.shape}, got {y.shape}; write to a new tensor")
+            if dtypes.category(y.dtype) > dtypes.category(x._a.dtype):
+                raise DTypeError(f"{self.name}_: result type {dtypes.of(y.dtype)} can't be cast to {x.dtype}")
+            x._a[...] = y
+        if recording:
+            node = OpNode(self, args, arrays, params, mask & self.rule_mask, be, (x._a,), (x,), ahead=1)
+            x._bump()
+            x._rebase((node, 0))
+        else:
+            x._bump()
+        return x
+
+
+class _Plan:
+    """For one set of inputs that want a gradient: what to keep, and how to call each rule."""
+
+    __slots__ = ("inputs", "every", "outs", "shapes", "params", "rules")
+
+    def __init__(self, op: Op, mask: int):
+        wanted = [(i, op.rules[n]) for i, n in enumerate(op.inputs) if n in op.rules and mask >> i & 1]
+        names = {i: list(inspect.signature(rule).parameters)[2:] for i, rule in wanted}
+        needs = dict.fromkeys(n for ns in names.values() for n in ns)
+        self.every = op.variadic and op.inputs[0] in needs  # the list of all inputs
+        self.inputs = [] if op.variadic else [i for i, n in enumerate(op.inputs) if n in needs or op.composite]
+        self.outs = [i for i, n in enumerate(op.outs) if n in needs]
+        self.shapes = [i for i, n in enumerate(op.inputs) if n + "_shape" in needs]
+        self.params = [n for n in op.params if n in needs]
+        order = [op.inputs[i] for i in self.inputs] + [op.outs[i] for i in self.outs]
+        order += [op.inputs[0]] * self.every + [op.inputs[i] + "_shape" for i in self.shapes] + self.params
+        for n in needs:
+            assert n in order, f"{op.name}: a rule names '{n}', which is no input, parameter, shape or output"
+        self.rules = [(i, rule, [order.index(n) for n in names[i]]) for i, rule in wanted]
+
+
+class OpNode(Node):
+    """An op that happened."""
+
+    __slots__ = ("op", "be", "plan", "values", "marks", "metas", "params", "outs")
+
+    def __init__(
+        self, op: Op, args: Sequence[Any], arrays: list[Any], params: dict[str, Any], mask: int, be: Backend,
+        outs: Sequence[Any], tensors: Sequence[Tensor], ahead: int = 0,
+    ):  # fmt: skip
+        """`ahead`: how many writes to the output are about to be counted (1 in place)."""
+        edges: list[Edge | None] = []
+        for i, a in enumerate(args):
+            edges.append(a._graph_edge() if mask >> i & 1 else None)
+        Node.__init__(self, edges, len(tensors))
+        self.op, self.be, self.params = op, be, params
+        mask = 1 if op.variadic else mask
+        plan = op._plans.get(mask)
+        if plan is None:
+            plan = op._plans[mask] = _Plan(op, mask)
+        self.plan = plan
+        self.marks = marks = []
+        values = [arrays[i] for i in plan.inputs]
+        for i in plan.inputs if not plan.every else range(len(args)):
+            if isinstance(args[i], Tensor):
+                counter = args[i]._counted()
+                marks.append((counter, counter[0]))
+        for i in plan.outs:
+            values.append(outs[i])
+            if i < len(tensors):
+                counter = tensors[i]._counted()
+                marks.append((counter, counter[0] + ahead))
+        if plan.every:
+            values.append(arrays)
+        for i in plan.shapes:
+            values.append([a.shape for a in arrays] if op.variadic else arrays[i].shape)
+        for n in plan.params:
+            values.append(params[n])
+        if mode.saved_hooks:
+            values = _packed(values, plan)
+        self.values: list[Any] | None = values
+        self.metas = None
+        if op.broadcasts:
+            y = tensors[0]._a
+            for i, e in enumerate(edges):
+                if e is not None and (arrays[i].shape != y.shape or arrays[i].dtype != y.dtype):
+                    self.metas = [None if e is None else (a.shape, a.dtype) for e, a in zip(edges, arrays)]
+                    break
+        if len(tensors) > 1:
+            self.outs = [(t._a.shape, t._a.dtype) for t in tensors]
+        if mode.anomaly:
+            self.trace = traceback.extract_stack()[:-4]
+
+    def name(self) -> str:
+        return "".join(part.capitalize() for part in self.op.name.split("_")) + "Backward0"
+
+    def free(self) -> None:
+        if self.plan.inputs or self.plan.outs or self.plan.every:
+            self.values = None
+
+    @property
+    def freed(self) -> bool:
+        return self.values is None
+
+    def pull(self, grads: Any, create_graph: bool) -> list[Any]:
+        values = self.values
+        assert values is not None
+        if any(type(v) is _Packed for v in values):
+            values = [v.unpack() if type(v) is _Packed else v for v in values]
+        for counter, version in self.marks:
+            if counter[0] != version:
+                raise GraphError(
+                    f"backward: one of the variables needed for gradient computation has been modified by an inplace operation: "
+                    f"{self.name()} expected it at version {version}, got version {counter[0]}; "
+                    "use the out-of-place form, or clone() before writing"
+                )
+        if self.outputs > 1:
+            grads = self._filled(grads, create_graph)
+        if create_graph:
+            if self.op.composite is not None:
+                return self._pull_composite(grads)
+            F: Any = graph
+            values = self._as_tensors(values)
+        else:
+            F = self.be.raw or Raw.of(self.be)
+        pulled: list[Any] = [None] * len(self.edges)
+        for i, rule, sources in self.plan.rules:
+            g = rule(F, grads, *[values[k] for k in sources])
+            if self.op.variadic:
+                pulled = list(g)
+                break
+            if self.metas is not None:
+                shape, dtype = self.metas[i]
+                if g.shape != shape:
+                    g = _sum_to(F, g, shape)
+                if create_graph:
+                    if g._a.dtype != dtype:
+                        g = F.cast(g, dtype=dtypes.of(dtype))
+                elif g.dtype != dtype:
+                    g = F.cast(g, dtype=dtypes.of(dtype))
+            pulled[i] = g
+        if mode.anomaly:
+            self._check_nan(pulled, create_graph)
+        return pulled
+
+    def _filled(self, grads: list[Any], create_graph: bool) -> list[Any]:
+        """Zeros for outputs that no gradient reached."""
+        zeros = self.be.xp.zeros
+        make = (lambda shape, dtype: wrap(zeros(shape, dtype))) if create_graph else zeros
+        return [make(*meta) if g is None else g for g, meta in zip(grads, self.outs)]
+
+    def _as_tensors(self, values: list[Any]) -> list[Any]:
+        """Saved arrays as Tensors that are part of the graph, for a gradient of the gradient."""
+        plan, out = self.plan, list(values)
+        for k, i in enumerate(plan.inputs):
+            out[k] = self._as_tensor(out[k], self.edges[i])
+        for k, i in enumerate(plan.outs, len(plan.inputs)):
+            out[k] = self._as_tensor(out[k], (self, i) if i < self.outputs else None)
+        if plan.every:
+            k = len(plan.inputs) + len(plan.outs)
+            out[k] = [self._as_tensor(a, e) for a, e in zip(out[k], self.edges)]
+        return out
+
+    def _as_tensor(self, value: Any, edge: Edge | None) -> Any:
+        if type(value) is not self.be.array_type:
+            return value  # a Python number, or an optional input that was not given
+        t = wrap(value)
+        if edge is not None and value.dtype.kind in "fcV":
+            t._edge, t._requires_grad = edge, True
+        return t
+
+    def _pull_composite(self, grads: Any) -> list[Any]:
+        """Differentiate the op's definition in simpler ops instead of its kernel."""
+        assert self.values is not None and self.op.composite is not None
+        xs = self._as_tensors(self.values)[: len(self.plan.inputs)]
+        # the alias keeps the walk inside the composite: it ends at these nodes, which lead on to the real inputs
+        xs = [graph.alias(x) if isinstance(x, Tensor) and x._requires_grad else x for x in xs]
+        y = self.op.composite(*xs, **self.params)
+        ends = {i: x._edge for i, x in zip(self.plan.inputs, xs) if isinstance(x, Tensor) and x._requires_grad}
+        ys = y if isinstance(y, tuple) else (y,)
+        gs = grads if isinstance(grads, list) else [grads]
+        found = walk(
+            [(t._edge, g) for t, g in zip(ys, gs) if t._requires_grad],
+            retain_graph=True, create_graph=True, inputs=list(ends.values()), accumulate=False, stop=True,
+        )  # fmt: skip
+        return [found.get(ends[i]) if i in ends and e is not None else None for i, e in enumerate(self.edges)]
+
+    def _check_nan(self, pulled: list[Any], create_graph: bool) -> None:
+        for i, g in enumerate(pulled):
+            a = g._a if create_graph and g is not None else g
+            if a is not None and a.dtype.kind in "fc" and bool((a != a).any()):
+                where = "".join(traceback.format_list(self.trace)) if getattr(self, "trace", None) else "(not recorded)\n"
+                raise GraphError(f"{self.name()} returned nan values in its output {i}; the forward call was:\n{where}")
+
+
+def _sum_to(F: Any, g: Any, shape: tuple[int, ...]) -> Any:
+    """Undo broadcasting: sum over the dimensions that were added or stretched."""
+    added = g.ndim - len(shape)
+    dims = tuple(range(added)) + tuple(i + added for i, n in enumerate(shape) if n == 1 and g.shape[i + added] != 1)
+    if dims:
+        g = F.sum(g, dim=dims, keepdim=True)
+    return F.reshape(g, shape=shape) if added else g
+
+
+def _same(x: Any, others: Sequence[Any]) -> bool:
+    """Whether a kernel may write straight into x: the result has x's shape and dtype by construction."""
+    for o in others:
+        if hasattr(o, "dtype"):
+            if o.dtype != x.dtype or (o.ndim and o.shape != x.shape):
+                return False
+        elif o is not None and (dtypes.scalar_category(o) or 0) > dtypes.category(x.dtype):
+            return False
+    return True
+
+
+def _into(out: Any, result: Any) -> Any:
+    """torch's `out=`: write the result where the caller wants it."""
+    if isinstance(out, (tuple, list)):
+        for o, r in zip(out, result):
+            _into(o, r)
+        return out
+    if out._a.shape != result._a.shape:
+        out._a = wrap(result._a.astype(out._a.dtype))._a
+    else:
+        out._a[...] = result._a
+    out._bump()
+    return out
+
+
+# -- namespaces --------------------------------------------------------------------------------------------------------
+
+
+class Graph:
+    """The ops on Tensors, as `F` in gradient rules."""
+
+    def __getattr__(self, name: str) -> Any:
+        op = OPS[name]
+        setattr(self, name, op)
+        return op
+
+
+class Raw:
+    """The ops on raw arrays of one backend, as `F` in gradient rules: nothing is recorded, auxiliary outputs are dropped."""
+
+    def __init__(self, be: Backend):
+        self._be = be
+
+    @classmethod
+    def of(cls, be: Backend) -> Raw:
+        be.raw = be.raw or cls(be)
+        return be.raw
+
+    def __getattr__(self, name: str) -> Any:
+        op, be = OPS[name], self._be
+        forward, hidden = op.forward, op.hidden
+
+        if op.variadic:
+
+            def raw(arrays: Any, **params: Any) -> Any:
+                return forward(be, *arrays, **params)
+
+        elif hidden:
+
+            def raw(*arrays: Any, **params: Any) -> Any:
+                y = forward(be, *arrays, **params)
+                return y[0] if len(y) - hidden == 1 else y[:-hidden]
+
+        else:
+            raw = partial(forward, be)
+
+        setattr(self, name, raw)
+        return raw
+
+
+graph: Any = Graph()
+
+
+# -- decorators --------------------------------------------------------------------------------------------------------
+
+
+def op(
+    *,
+    view: bool = False,
+    outs: Sequence[str] = ("out",),
+    aux: Sequence[str] = (),
+    names: Sequence[str] = (),
+    composite: Callable[..., Any] | None = None,
+    broadcasts: bool = False,
+    **rules: Callable[..., Any],
+) -> Callable[[Callable[..., Any]], Op]:
+    """Make an op of a function; see the top of this module. `names` are torch's names of the array inputs."""
+
+    def make(forward: Callable[..., Any]) -> Op:
+        made = Op(
+            forward, rules, view=view, outs=outs, aux=aux, names=names, composite=composite, broadcasts=broadcasts
+        )
+        assert made.name not in OPS, f"two ops are called {made.name}"
+        OPS[made.name] = made
+        return made
+
+    return make
+
+
+def pointwise(**kwargs: Any) -> Callable[[Callable[..., Any]], Op]:
+    """An op whose inputs broadcast against each other and are promoted to a common dtype."""
+    return op(broadcasts=True, **kwargs)
+
+
+# -- saved values that are packed (torch.autograd.graph.saved_tensors_hooks) -------------------------------------------
+
+
+class _Packed:
+    def __init__(self, array: Any):
+        pack, self._unpack = mode.saved_hooks[-1]
+        self.packed = pack(wrap(array))
+
+    def unpack(self) -> Any:
+        return self._unpack(self.packed)._a
+
+
+def _packed(values: list[Any], plan: _Plan) -> list[Any]:
+    arrays = len(plan.inputs) + len(plan.outs)
+    return [_Packed(v) if k < arrays and hasattr(v, "dtype") else v for k, v in enumerate(values)]

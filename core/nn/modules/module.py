@@ -1,0 +1,555 @@
+"""The Module: parameters, buffers and other Modules under names, and a `forward`.
+
+Contract: assignment registers (`self.w = Parameter(…)`, `self.layer = Linear(…)`); names of nested things are joined by dots; what
+`state_dict` returns shares memory with the module.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict, namedtuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from core._tensor import Tensor, wrap
+from core.engine import Handle
+from core.errors import StateDictError
+from core.nn.parameter import Buffer, Parameter
+
+_IncompatibleKeys = namedtuple("IncompatibleKeys", ["missing_keys", "unexpected_keys"])
+
+
+class Module:
+    """Base class of all layers and models."""
+
+    training: bool
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        fields = self.__dict__
+        fields["training"] = True
+        fields["_parameters"] = {}
+        fields["_buffers"] = {}
+        fields["_non_persistent_buffers_set"] = set()
+        fields["_modules"] = {}
+        # hooks, each kind a dict made on first use
+        fields["_forward_hooks"] = fields["_forward_pre_hooks"] = fields["_backward_hooks"] = None
+        fields["_state_dict_hooks"] = fields["_load_state_dict_pre_hooks"] = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What calling the module computes."""
+        raise NotImplementedError(f"Module [{type(self).__name__}] is missing the required \"forward\" function")
+
+    # -- calling -------------------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._forward_pre_hooks is None and self._forward_hooks is None and self._backward_hooks is None:
+            return self.forward(*args, **kwargs)
+        return self._call_with_hooks(args, kwargs)
+
+    def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        for hook, with_kwargs in list((self._forward_pre_hooks or {}).values()):
+            if with_kwargs:
+                new = hook(self, args, kwargs)
+                if new is not None:
+                    args, kwargs = new
+            else:
+                new = hook(self, args)
+                if new is not None:
+                    args = new if isinstance(new, tuple) else (new,)
+        watch = _BackwardWatch(self, list(self._backward_hooks.values())) if self._backward_hooks else None
+        if watch is not None:
+            args = watch.inputs(args)
+        result = self.forward(*args, **kwargs)
+        for hook, with_kwargs in list((self._forward_hooks or {}).values()):
+            new = hook(self, args, kwargs, result) if with_kwargs else hook(self, args, result)
+            if new is not None:
+                result = new
+        return watch.outputs(result) if watch is not None else result
+
+    def register_forward_pre_hook(self, hook: Any, *, prepend: bool = False, with_kwargs: bool = False) -> Handle:
+        """`hook(module, args)` runs before `forward` and may return new arguments."""
+        return _register(self, "_forward_pre_hooks", (hook, with_kwargs), prepend)
+
+    def register_forward_hook(
+        self, hook: Any, *, prepend: bool = False, with_kwargs: bool = False, always_call: bool = False
+    ) -> Handle:
+        """`hook(module, args, output)` runs after `forward` and may return another output."""
+        return _register(self, "_forward_hooks", (hook, with_kwargs), prepend)
+
+    def register_full_backward_hook(self, hook: Any, prepend: bool = False) -> Handle:
+        """`hook(module, grad_input, grad_output)` runs when the gradients of the inputs are known and may return others."""
+        return _register(self, "_backward_hooks", ("full", hook), prepend)
+
+    register_backward_hook = register_full_backward_hook
+
+    def register_full_backward_pre_hook(self, hook: Any, prepend: bool = False) -> Handle:
+        """`hook(module, grad_output)` runs when the gradients of the outputs are known and may return others."""
+        return _register(self, "_backward_hooks", ("pre", hook), prepend)
+
+    # -- names ---------------------------------------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        fields = self.__dict__
+        if isinstance(value, Parameter):
+            self.register_parameter(name, value)
+        elif isinstance(value, Module):
+            _registrable(self, name, "_modules")
+            self._modules[name] = value
+        elif isinstance(value, Buffer):
+            self.register_buffer(name, value, value.persistent)
+        elif name in fields.get("_parameters", ()):
+            if value is not None:
+                raise TypeError(f"cannot assign '{type(value).__name__}' as parameter '{name}': expected a Parameter or None")
+            self._parameters[name] = None
+        elif name in fields.get("_modules", ()):
+            if value is not None:
+                raise TypeError(f"cannot assign '{type(value).__name__}' as child module '{name}': expected a Module or None")
+            self._modules[name] = None
+        elif name in fields.get("_buffers", ()):
+            if value is not None and not isinstance(value, Tensor):
+                raise TypeError(f"cannot assign '{type(value).__name__}' as buffer '{name}': expected a Tensor or None")
+            self._buffers[name] = value
+        else:
+            object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        fields = self.__dict__
+        for room in ("_parameters", "_buffers", "_modules"):
+            found = fields.get(room)
+            if found is not None and name in found:
+                return found[name]
+        if "_modules" not in fields and name in ("_modules", "_parameters", "_buffers"):
+            raise AttributeError(f"{type(self).__name__}: call super().__init__() before assigning or using parameters and modules")
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
+    def __delattr__(self, name: str) -> None:
+        for room in (self._parameters, self._buffers, self._modules):
+            if name in room:
+                del room[name]
+                self._non_persistent_buffers_set.discard(name)
+                return
+        object.__delattr__(self, name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*object.__dir__(self), *self._parameters, *self._buffers, *self._modules})
+
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        """Add a parameter; None reserves the name."""
+        _registrable(self, name, "_parameters")
+        if param is not None and not isinstance(param, Parameter):
+            raise TypeError(f"cannot assign '{type(param).__name__}' object to parameter '{name}': expected a Parameter or None")
+        if param is not None and param._edge is not None:
+            raise ValueError(f"cannot assign non-leaf Tensor to parameter '{name}': expected a leaf, got the result of an op")
+        self._parameters[name] = param
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Add a tensor that is state but no parameter; `persistent` ones are part of the state_dict."""
+        _registrable(self, name, "_buffers")
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise TypeError(f"cannot assign '{type(tensor).__name__}' object to buffer '{name}': expected a Tensor or None")
+        self._buffers[name] = tensor
+        if persistent:
+            self._non_persistent_buffers_set.discard(name)
+        else:
+            self._non_persistent_buffers_set.add(name)
+
+    def add_module(self, name: str, module: Module | None) -> None:
+        """Add a child module; None reserves the name."""
+        if module is not None and not isinstance(module, Module):
+            raise TypeError(f"{type(module).__name__} is not a Module subclass")
+        if not name or "." in name:
+            raise KeyError(f"module name: expected a non-empty string without dots, got {name!r}")
+        _registrable(self, name, "_modules")
+        self._modules[name] = module
+
+    register_module = add_module
+
+    def get_submodule(self, target: str) -> Module:
+        """The module at a dotted path; "" is this one."""
+        found: Any = self
+        for part in target.split(".") if target else ():
+            if part not in found._modules:
+                raise AttributeError(f"{type(found).__name__} has no attribute `{part}`; known: {', '.join(found._modules)}")
+            found = found._modules[part]
+        return found
+
+    def get_parameter(self, target: str) -> Any:
+        """The parameter at a dotted path."""
+        path, _, name = target.rpartition(".")
+        owner = self.get_submodule(path)
+        if name not in owner._parameters:
+            raise AttributeError(f"{type(owner).__name__} has no attribute `{name}`; known: {', '.join(owner._parameters)}")
+        return owner._parameters[name]
+
+    def get_buffer(self, target: str) -> Any:
+        """The buffer at a dotted path."""
+        path, _, name = target.rpartition(".")
+        owner = self.get_submodule(path)
+        if name not in owner._buffers:
+            raise AttributeError(f"`{name}` is not a buffer; known: {', '.join(owner._buffers)}")
+        return owner._buffers[name]
+
+    # -- walking -------------------------------------------------------------------------------------------------------
+
+    def named_modules(
+        self, memo: set[Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Module]]:
+        """(path, module) for this module and all below it, each once."""
+        memo = set() if memo is None else memo
+        if self in memo:
+            return
+        if remove_duplicate:
+            memo.add(self)
+        yield prefix, self
+        for name, module in self._modules.items():
+            if module is not None:
+                yield from module.named_modules(memo, f"{prefix}.{name}" if prefix else name, remove_duplicate)
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below it, each once."""
+        return (m for _, m in self.named_modules())
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """(name, module) for the modules right below."""
+        seen = set()
+        for name, module in self._modules.items():
+            if module is not None and module not in seen:
+                seen.add(module)
+                yield name, module
+
+    def children(self) -> Iterator[Module]:
+        """The modules right below."""
+        return (m for _, m in self.named_children())
+
+    def _named_members(
+        self, room: str, prefix: str, recurse: bool, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Any]]:
+        seen: set[int] = set()
+        for path, module in self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]:
+            for name, value in module.__dict__[room].items():
+                if value is None or (remove_duplicate and id(value) in seen):
+                    continue
+                seen.add(id(value))
+                yield (f"{path}.{name}" if path else name), value
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
+        """(path, parameter), a shared parameter once."""
+        return self._named_members("_parameters", prefix, recurse, remove_duplicate)
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        """The parameters, a shared one once."""
+        return (p for _, p in self.named_parameters(recurse=recurse))
+
+    def named_buffers(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Tensor]]:
+        """(path, buffer)"""
+        return self._named_members("_buffers", prefix, recurse, remove_duplicate)
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        """The buffers."""
+        return (b for _, b in self.named_buffers(recurse=recurse))
+
+    # -- changing ------------------------------------------------------------------------------------------------------
+
+    def apply(self, fn: Callable[[Module], Any]) -> Any:
+        """Call fn on every module below and then on this one. Returns this module."""
+        for module in self.children():
+            module.apply(fn)
+        fn(self)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Replace the contents of every parameter, its gradient, and every buffer by fn of it."""
+        if recurse:
+            for module in self.children():
+                module._apply(fn)
+        for p in self._parameters.values():
+            if p is not None:
+                p._a = fn(wrap(p._a))._a
+                if p._grad is not None:
+                    p._grad._a = fn(wrap(p._grad._a))._a
+        for name, b in self._buffers.items():
+            if b is not None:
+                self._buffers[name] = fn(b)
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Move to a device; a floating dtype converts the floating parameters and buffers. In place; returns this module."""
+
+        def convert(t: Tensor) -> Tensor:
+            moved = t.to(*args, **kwargs)
+            floating = t.dtype.is_floating_point or t.dtype.is_complex
+            return moved if floating or moved.dtype is t.dtype else t.to(moved.device)
+
+        return self._apply(convert)
+
+    def cpu(self) -> Any:
+        """Move to the CPU."""
+        return self._apply(lambda t: t.cpu())
+
+    def cuda(self, device: Any = None) -> Any:
+        """Move to a GPU."""
+        return self._apply(lambda t: t.cuda(device))
+
+    def type(self, dst_type: Any) -> Any:
+        """Convert all parameters and buffers."""
+        return self._apply(lambda t: t.type(dst_type))
+
+    def _cast(self, name: str) -> Any:
+        return self._apply(lambda t: getattr(t, name)() if t.dtype.is_floating_point else t)
+
+    def float(self) -> Any:
+        """Floating parameters and buffers as float32."""
+        return self._cast("float")
+
+    def double(self) -> Any:
+        """Floating parameters and buffers as float64."""
+        return self._cast("double")
+
+    def half(self) -> Any:
+        """Floating parameters and buffers as float16."""
+        return self._cast("half")
+
+    def bfloat16(self) -> Any:
+        """Floating parameters and buffers as bfloat16."""
+        return self._cast("bfloat16")
+
+    def train(self, mode: bool = True) -> Any:
+        """Training mode (dropout drops, batch norm learns) or not, here and below."""
+        self.training = mode
+        for module in self.children():
+            module.train(mode)
+        return self
+
+    def eval(self) -> Any:
+        """Evaluation mode."""
+        return self.train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        """Whether the parameters want gradients."""
+        for p in self.parameters():
+            p.requires_grad_(requires_grad)
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of all parameters, or set them to zero."""
+        for p in self.parameters():
+            if set_to_none:
+                p._grad = None
+            elif p._grad is not None:
+                p._grad = p._grad.detach()
+                p._grad.zero_()
+
+    def share_memory(self) -> Any:
+        """Nothing to do: processes get copies. Here so that scripts run."""
+        return self
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        """Parameters and persistent buffers by path, sharing memory with the module."""
+        if args:
+            destination, prefix, keep_vars = (*args, *(None, "", False)[len(args) :])
+        if destination is None:
+            destination = OrderedDict()
+            destination._metadata = OrderedDict()
+        if hasattr(destination, "_metadata"):
+            destination._metadata[prefix[:-1]] = {"version": getattr(self, "_version", 1)}
+        for name, p in self._parameters.items():
+            if p is not None:
+                destination[prefix + name] = p if keep_vars else p.detach()
+        for name, b in self._buffers.items():
+            if b is not None and name not in self._non_persistent_buffers_set:
+                destination[prefix + name] = b if keep_vars else b.detach()
+        for name, module in self._modules.items():
+            if module is not None:
+                module.state_dict(destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
+        for hook in list((self._state_dict_hooks or {}).values()):
+            new = hook(self, destination, prefix, {})
+            destination = destination if new is None else new
+        return destination
+
+    def register_state_dict_post_hook(self, hook: Any) -> Handle:
+        """`hook(module, state_dict, prefix, local_metadata)` runs when the state_dict has been made."""
+        return Handle.of(self, "_state_dict_hooks", hook)
+
+    _register_state_dict_hook = register_state_dict_post_hook
+
+    def register_load_state_dict_pre_hook(self, hook: Any) -> Handle:
+        """`hook(module, state_dict, prefix, …)` runs before this module loads and may change the state_dict."""
+        return Handle.of(self, "_load_state_dict_pre_hooks", functools.partial(hook, self))
+
+    def _register_load_state_dict_pre_hook(self, hook: Any, with_module: bool = False) -> Handle:
+        return Handle.of(self, "_load_state_dict_pre_hooks", functools.partial(hook, self) if with_module else hook)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Copy values into the parameters and buffers of the same path (`assign`: take the tensors themselves).
+
+        Names or shapes that do not fit are one error, which lists them all, and then nothing has been changed; `strict=False` lets names pass.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"load_state_dict: expected a dict, got {type(state_dict).__name__}")
+        state = OrderedDict(state_dict)
+        expected: dict[str, tuple[Module, str, Any]] = {}
+        missing: list[str] = []
+        errors: list[str] = []
+        for path, module in self.named_modules(remove_duplicate=False):
+            prefix = path + "." if path else ""
+            for hook in list((module._load_state_dict_pre_hooks or {}).values()):
+                hook(state, prefix, {}, strict, missing, [], errors)
+            module._load_names(prefix, expected)
+        missing += [k for k in expected if k not in state]
+        unexpected = [k for k in state if k not in expected]
+        if strict and unexpected:
+            errors.append("Unexpected key(s) in state_dict: " + ", ".join(f'"{k}"' for k in unexpected) + ".")
+        if strict and missing:
+            errors.append("Missing key(s) in state_dict: " + ", ".join(f'"{k}"' for k in missing) + ".")
+        for key, (_, _, mine) in expected.items():
+            value = state.get(key)
+            if key in state and not isinstance(value, Tensor):
+                errors.append(f'"{key}": expected a Tensor, got {type(value).__name__}.')
+            elif key in state and value._a.shape != mine._a.shape:
+                errors.append(
+                    f"size mismatch for {key}: copying a param with shape {value.shape} from checkpoint, "
+                    f"the shape in current model is {mine.shape}."
+                )
+        if errors:
+            raise StateDictError(f"Error(s) in loading state_dict for {type(self).__name__}:\n\t" + "\n\t".join(errors))
+        for key, (module, name, mine) in expected.items():
+            if key not in state:
+                continue
+            value = state[key]
+            if assign:
+                room = module._parameters if name in module._parameters else module._buffers
+                room[name] = Parameter(value.detach(), mine._requires_grad) if room is module._parameters else value.detach()
+            else:
+                mine._a[...] = value.detach().to(mine.device)._a.astype(mine._a.dtype, copy=False)
+                mine._bump()
+        return _IncompatibleKeys(missing, unexpected)
+
+    def _load_names(self, prefix: str, expected: dict[str, tuple[Module, str, Any]]) -> None:
+        for name, p in self._parameters.items():
+            if p is not None:
+                expected[prefix + name] = (self, name, p)
+        for name, b in self._buffers.items():
+            if b is not None and name not in self._non_persistent_buffers_set:
+                expected[prefix + name] = (self, name, b)
+
+    # -- looks ---------------------------------------------------------------------------------------------------------
+
+    def _get_name(self) -> str:
+        return type(self).__name__
+
+    def extra_repr(self) -> str:
+        """What stands between the parentheses in the printed module."""
+        return ""
+
+    def __repr__(self) -> str:
+        extra = self.extra_repr().split("\n") if self.extra_repr() else []
+        children = [f"({name}): " + repr(m).replace("\n", "\n  ") for name, m in self._modules.items()]
+        lines = extra + children
+        if not lines:
+            return f"{self._get_name()}()"
+        if len(extra) == 1 and not children:
+            return f"{self._get_name()}({extra[0]})"
+        return f"{self._get_name()}(\n  " + "\n  ".join(lines) + "\n)"
+
+
+def _registrable(module: Module, name: str, room: str) -> None:
+    """Check that a name may be registered, and take it away from wherever it is now."""
+    fields = module.__dict__
+    if "_modules" not in fields:
+        kind = {"_modules": "module", "_parameters": "parameter", "_buffers": "buffer"}[room]
+        raise AttributeError(f"cannot assign {kind} before Module.__init__() call; call super().__init__() first")
+    if not isinstance(name, str) or not name or "." in name:
+        raise KeyError(f"name: expected a non-empty string without dots, got {name!r}")
+    for other in ("_parameters", "_buffers", "_modules"):
+        if other != room:
+            fields[other].pop(name, None)
+    if name in fields:
+        del fields[name]
+    elif hasattr(type(module), name) and name not in fields[room]:
+        raise KeyError(f"attribute '{name}' already exists")
+
+
+def _register(module: Module, attribute: str, hook: Any, prepend: bool) -> Handle:
+    handle = Handle.of(module, attribute, hook)
+    if prepend:
+        hooks = handle.hooks
+        others = {k: v for k, v in hooks.items() if k != handle.id}
+        hooks.clear()
+        hooks[handle.id] = hook
+        hooks.update(others)
+    return handle
+
+
+class _BackwardWatch:
+    """One call of a module with backward hooks: identity functions at its inputs and outputs see the gradients pass."""
+
+    def __init__(self, module: Module, hooks: list[tuple[str, Any]]):
+        self.module = module
+        self.full = [h for kind, h in hooks if kind == "full"]
+        self.pre = [h for kind, h in hooks if kind == "pre"]
+        self.grad_output: tuple[Any, ...] = ()
+        self.watching_inputs = False
+
+    def inputs(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        self.positions = [i for i, a in enumerate(args) if isinstance(a, Tensor) and a._requires_grad]
+        self.count = len(args)
+        if not self.positions or not self.full:
+            return args
+        self.watching_inputs = True
+        passed = _pass(lambda *gs: self._at_inputs(gs), *(args[i] for i in self.positions))
+        new = list(args)
+        for i, t in zip(self.positions, passed):
+            new[i] = t
+        return tuple(new)
+
+    def outputs(self, result: Any) -> Any:
+        many = isinstance(result, (tuple, list))
+        outs = list(result) if many else [result]
+        at = [i for i, t in enumerate(outs) if isinstance(t, Tensor) and t._requires_grad]
+        if not at:
+            return result
+        for i, t in zip(at, _pass(lambda *gs: self._at_outputs(gs), *(outs[i] for i in at))):
+            outs[i] = t
+        return type(result)(outs) if many else outs[0]
+
+    def _at_outputs(self, gs: tuple[Any, ...]) -> tuple[Any, ...]:
+        for hook in self.pre:
+            new = hook(self.module, gs)
+            if new is not None:
+                gs = new if isinstance(new, tuple) else (new,)
+        self.grad_output = gs
+        if not self.watching_inputs:
+            for hook in self.full:
+                hook(self.module, (None,) * self.count, gs)
+        return gs
+
+    def _at_inputs(self, gs: tuple[Any, ...]) -> tuple[Any, ...]:
+        for hook in self.full:
+            grad_input: list[Any] = [None] * self.count
+            for i, g in zip(self.positions, gs):
+                grad_input[i] = g
+            new = hook(self.module, tuple(grad_input), self.grad_output)
+            if new is not None:
+                new = new if isinstance(new, tuple) else (new,)
+                gs = tuple(new[i] for i in self.positions)
+        return gs
+
+
+def _pass(on_gradients: Callable[..., Any], *tensors: Tensor) -> tuple[Any, ...]:
+    """The tensors, unchanged; their gradients pass through `on_gradients` together."""
+    from core.autograd.function import Function
+
+    class Pass(Function):
+        @staticmethod
+        def forward(ctx: Any, *xs: Tensor) -> tuple[Tensor, ...]:
+            return tuple(wrap(x._a) for x in xs)
+
+        @staticmethod
+        def backward(ctx: Any, *gs: Any) -> Any:
+            return on_gradients(*gs)
+
+    return Pass.apply(*tensors)

@@ -1,0 +1,67 @@
+"""Adam and AdamW."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from core._tensor import wrap
+from core.optim.optimizer import Optimizer, check, zeros_like
+
+
+class Adam(Optimizer):
+    """m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², x ← x − lr·m̂ / (√v̂ + eps), m̂ and v̂ corrected for their start at zero.
+
+    `weight_decay` adds weight_decay·x to g; `amsgrad` uses the greatest v so far. Sources: Kingma & Ba 2015; Reddi et al. 2018.
+    """
+
+    decoupled = False  # AdamW: weights decay by themselves
+
+    def __init__(
+        self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0,
+        amsgrad: bool = False, *, foreach: Any = None, maximize: bool = False, capturable: bool = False, differentiable: bool = False,
+        fused: Any = None,
+    ):  # fmt: skip
+        check(type(self).__name__, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        super().__init__(
+            params,
+            {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad, "maximize": maximize},
+        )
+
+    def init(self, p, group):
+        state = {"step": wrap(np.zeros((), dtype=np.float32)), "exp_avg": zeros_like(p), "exp_avg_sq": zeros_like(p)}
+        return {**state, "max_exp_avg_sq": zeros_like(p)} if group["amsgrad"] else state
+
+    def update(self, be, x_, g, state, group):
+        xp, lr, (beta1, beta2) = be.xp, group["lr"], group["betas"]
+        state["step"]._a += 1
+        step = float(state["step"]._a)
+        if group["weight_decay"]:
+            if self.decoupled:
+                x_ *= 1 - lr * group["weight_decay"]
+            else:
+                g = g + x_ * group["weight_decay"]
+        m_, v_ = state["exp_avg"]._a, state["exp_avg_sq"]._a
+        m_ += (g - m_) * (1 - beta1)
+        v_ *= beta2
+        v_ += (g * g) * (1 - beta2)
+        if group["amsgrad"]:
+            v_ = xp.maximum(state["max_exp_avg_sq"]._a, v_, out=state["max_exp_avg_sq"]._a)
+        denominator = xp.sqrt(v_)
+        denominator /= math.sqrt(1 - beta2**step)
+        denominator += group["eps"]
+        x_ -= m_ / denominator * (lr / (1 - beta1**step))
+
+
+class AdamW(Adam):
+    """Adam whose weights decay by themselves: x ← x·(1 − lr·weight_decay). Source: Loshchilov & Hutter 2019."""
+
+    decoupled = True
+
+    def __init__(
+        self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 1e-2,
+        amsgrad: bool = False, **options: Any,
+    ):  # fmt: skip
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **options)

@@ -1,0 +1,43 @@
+"""Stochastic gradient descent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core._tensor import wrap
+from core.errors import ArgumentError
+from core.optim.optimizer import Optimizer, check
+
+
+class SGD(Optimizer):
+    """x ← x − lr·v with v ← momentum·v + (1 − dampening)·g, the first v being g; Nesterov: x ← x − lr·(g + momentum·v).
+
+    `weight_decay` adds weight_decay·x to g. Source: Sutskever et al. 2013, in torch's form, where lr scales the step and not v.
+    """
+
+    def __init__(
+        self, params: Any, lr: float = 1e-3, momentum: float = 0, dampening: float = 0, weight_decay: float = 0, nesterov: bool = False,
+        *, maximize: bool = False, foreach: Any = None, differentiable: bool = False, fused: Any = None,
+    ):  # fmt: skip
+        check("SGD", lr=lr, momentum=momentum, weight_decay=weight_decay)
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise ArgumentError("SGD: Nesterov momentum requires a momentum and zero dampening")
+        super().__init__(
+            params,
+            {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay, "nesterov": nesterov, "maximize": maximize},
+        )
+
+    def update(self, be, x_, g, state, group):
+        if group["weight_decay"]:
+            g = g + x_ * group["weight_decay"]
+        momentum = group["momentum"]
+        if momentum:
+            buffer = state.get("momentum_buffer")
+            if buffer is None:
+                buffer = state["momentum_buffer"] = wrap(be.xp.array(g))
+            else:
+                v_ = buffer._a
+                v_ *= momentum
+                v_ += g * (1 - group["dampening"]) if group["dampening"] else g
+            g = g + buffer._a * momentum if group["nesterov"] else buffer._a
+        x_ -= g * group["lr"]

@@ -1,0 +1,324 @@
+"""MPI: the library of the cluster, with its own collectives.
+
+Contract
+- Importing `mpi4py.MPI` initialises MPI; this happens in `open` and never at import. Do not fork afterwards: start loader processes
+  by "spawn", or before.
+- A transport works on its own duplicate of COMM_WORLD, so it shares no tag and no order with a program's own MPI calls.
+- A collective begins with an all-reduce of a fingerprint of the `Call`. Only when all ranks are in the same call does data move, so a
+  different call, shape, dtype or root is a `MismatchError` on every rank and never a hang or a truncation.
+- All waits are non-blocking requests and a test loop, so that the deadline holds. A rank that waits for a while tells the others where
+  it is; who has told nothing by the deadline is the one that is blamed.
+- What MPI has no type or no operation for (float16, bfloat16, bool, min and max of floats), arrays of 2 GiB, and groups of some ranks
+  take the plain collectives of `base`.
+
+Death. Where a process dies, mpiexec ends the others. An exception on one rank is no death to MPI: what catches it last must call
+`abort`, or the others wait until the deadline. After a failure requests stay open on some ranks, and MPI_Finalize might wait for them
+for ever; so at exit a failed rank waits LEAVE_S for the others to come to their ends too, and then aborts the job.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import sys
+import time
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from core.errors import missing_library
+from ddp.env import World
+from ddp.errors import DDPError, DeadlineError, WorldError
+from ddp.transport.base import Call, Deadline, divide, reduction
+from ddp.transport.framed import WAITING_AFTER_S, Failure, FrameTransport
+from ddp.wire import HEADER_BYTES, Frame, Kind, job_id, pack, payload, unpack
+
+LEAVE_S = 5.0
+# A wait spins, as MPI itself does; soon it yields, because ranks may share a core; and where others may be late it sleeps.
+SPIN_S = 50e-6
+YIELD_S = 2e-3
+NAP_S = 200e-6
+
+_HEADER_TAG, _PAYLOAD_TAG = 1, 2
+_NATIVE_BYTES = (1 << 31) - 1  # MPI counts in C ints
+_TEXT_BYTES = 160
+# Reduce op -> MPI's name, and the kinds of dtype for which it does the same as NumPy. Not min and max of floats: MPI leaves open what
+# becomes of NaN, and then ranks may differ.
+_NATIVE_OPS = {
+    "sum": ("SUM", "iufc"),
+    "avg": ("SUM", "fc"),
+    "product": ("PROD", "iufc"),
+    "min": ("MIN", "iu"),
+    "max": ("MAX", "iu"),
+    "band": ("BAND", "iu"),
+    "bor": ("BOR", "iu"),
+    "bxor": ("BXOR", "iu"),
+}
+
+
+class MPITransport(FrameTransport):
+    name = "mpi"
+
+    @classmethod
+    def open(cls, world: World, timeout_s: float) -> MPITransport:
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:  # mpi4py is there, but no libmpi for it
+            raise missing_library("MPI (libmpi)", "transport mpi", "mpi-local") from error
+        here = MPI.COMM_WORLD
+        if (here.rank, here.size) != (world.rank, world.size):
+            raise WorldError(
+                f"rank {world.rank}: open: expected MPI to have this process as rank {world.rank} of {world.size}, "
+                f"got {here.rank} of {here.size}; start with the mpiexec of the MPI that mpi4py was built for"
+            )
+        comm, request = here.Idup()
+        deadline, pause = Deadline.after(timeout_s), Pause(NAP_S)
+        while not request.Test():
+            if deadline.expired():
+                raise DeadlineError(f"rank {world.rank}: open: expected all {world.size} ranks within {timeout_s:g} s, got fewer")
+            pause()
+        return cls(MPI, comm, world.job)
+
+    def __init__(self, mpi: Any, comm: Any, job: str):
+        super().__init__(comm.rank, comm.size)
+        self._mpi = mpi
+        self._comm = comm  # never freed: that is collective, and closing must not wait
+        self._job = job_id(job)
+        self._outgoing: list[tuple[Any, object]] = []  # requests, and the memory that they read
+        self._incoming: deque[tuple[Frame, np.ndarray, Any]] = deque()  # frames whose payload may still be on its way
+        self._abandoned: list[object] = []  # requests and memory of collectives that were given up
+        atexit.register(self._leave)  # runs before the MPI_Finalize of mpi4py
+
+    # -- frames ---------------------------------------------------------------------------------------------------------
+
+    def _post(self, frame: Frame, peer: int, data: np.ndarray) -> bool:
+        """A header and, unless empty, a payload: two messages, each in its own order, so the n-th payload is the n-th non-empty header's."""
+        self._outgoing = [(request, memory) for request, memory in self._outgoing if not request.Test()]
+        header = pack(frame, self._job)
+        self._outgoing.append((self._comm.Isend([header, self._mpi.BYTE], peer, _HEADER_TAG), header))
+        if data.nbytes:
+            self._outgoing.append((self._comm.Isend(self._bytes(data), peer, _PAYLOAD_TAG), data))
+        return True
+
+    def _pump(self, timeout_s: float) -> None:
+        deadline, pause = Deadline.after(timeout_s), Pause(NAP_S)
+        self._probe()
+        while not self._deliver() and not deadline.expired():
+            pause()
+            self._probe()
+
+    def _probe(self) -> None:
+        """Take a header if there is one, and begin to receive its payload."""
+        status = self._mpi.Status()
+        message = self._comm.Improbe(self._mpi.ANY_SOURCE, _HEADER_TAG, status)
+        if message is None:
+            return
+        header = bytearray(HEADER_BYTES)
+        message.Recv([header, self._mpi.BYTE])
+        frame = unpack(header, self._job)
+        body = np.empty(frame.nbytes, np.uint8)
+        request = self._comm.Irecv(self._bytes(body), status.Get_source(), _PAYLOAD_TAG) if frame.nbytes else None
+        self._incoming.append((frame, body, request))
+
+    def _deliver(self) -> bool:
+        """Report the frames that are complete, each sender's in order. True if there were any."""
+        unfinished: set[int] = set()
+        waiting = len(self._incoming)
+        for _ in range(waiting):
+            frame, body, request = self._incoming.popleft()
+            if frame.sender in unfinished or (request is not None and not request.Test()):
+                unfinished.add(frame.sender)
+                self._incoming.append((frame, body, request))
+            else:
+                self._arrived(frame, payload(frame, body.data))
+        return len(self._incoming) < waiting
+
+    def flush(self, deadline: Deadline) -> None:
+        pause = Pause(NAP_S)
+        while self._outgoing:
+            request, _ = self._outgoing[-1]
+            if request.Test():
+                self._outgoing.pop()
+            elif deadline.expired():
+                raise DDPError(f"rank {self.rank}: flush: expected MPI to send everything within {deadline.timeout_s:g} s")
+            else:
+                pause()
+
+    def _shut(self) -> None:
+        deadline = Deadline.after(1.0)
+        while not deadline.expired() and not all([request.Test() for request, _ in self._outgoing]):
+            time.sleep(NAP_S)
+
+    def abort(self, reason: str) -> None:
+        """End all processes of the job: a rank that gives up would leave the others in collectives that MPI cannot interrupt."""
+        print(f"rank {self.rank}: gave up: {reason}", file=sys.stderr, flush=True)
+        self._mpi.COMM_WORLD.Abort(1)
+
+    def _leave(self) -> None:
+        """At exit, wait for the other ranks, as MPI_Finalize does anyway; but after a failure not for ever."""
+        if self._mpi.Is_finalized():
+            return
+        deadline, pause, request = Deadline.after(LEAVE_S), Pause(NAP_S), self._mpi.COMM_WORLD.Ibarrier()
+        while not request.Test():
+            if self._failure is not None and deadline.expired():
+                self.abort(f"after a failure, expected all ranks to end within {LEAVE_S:g} s: {self._failure.text}")
+            pause()
+
+    # -- collectives ----------------------------------------------------------------------------------------------------
+
+    def all_reduce(self, array: np.ndarray, op: str, call: Call, deadline: Deadline) -> None:
+        how = self._native_op(op, array, call)
+        self._agree(call, deadline)
+        if how is None:
+            return super().all_reduce(array, op, call, deadline)
+        self._wait(self._comm.Iallreduce(self._mpi.IN_PLACE, array, how), call, deadline, array)
+        if op == "avg":
+            divide(array, self.size)
+
+    def reduce(self, array: np.ndarray, op: str, root: int, call: Call, deadline: Deadline) -> None:
+        self._check_root(root, call)
+        how = self._native_op(op, array, call)
+        self._agree(call, deadline)
+        if how is None:
+            return super().reduce(array, op, root, call, deadline)
+        ends = (self._mpi.IN_PLACE, array) if self.rank == root else (array, None)
+        self._wait(self._comm.Ireduce(*ends, how, root), call, deadline, array)
+        if op == "avg" and self.rank == root:
+            divide(array, self.size)
+
+    def broadcast(self, array: np.ndarray, root: int, call: Call, deadline: Deadline) -> None:
+        self._check_root(root, call)
+        self._agree(call, deadline)
+        if array.nbytes > _NATIVE_BYTES:
+            return super().broadcast(array, root, call, deadline)
+        self._wait(self._comm.Ibcast(self._bytes(array), root), call, deadline, array)
+
+    def all_gather(self, array: np.ndarray, call: Call, deadline: Deadline) -> np.ndarray:
+        self._agree(call, deadline)
+        if array.nbytes * self.size > _NATIVE_BYTES:
+            return super().all_gather(array, call, deadline)
+        out = np.empty((self.size, array.size), array.dtype)
+        self._wait(self._comm.Iallgather(self._bytes(array), self._bytes(out)), call, deadline, array, out)
+        return out
+
+    def gather(self, array: np.ndarray, root: int, call: Call, deadline: Deadline) -> np.ndarray | None:
+        self._check_root(root, call)
+        self._agree(call, deadline)
+        if array.nbytes * self.size > _NATIVE_BYTES:
+            return super().gather(array, root, call, deadline)
+        out = np.empty((self.size, array.size), array.dtype) if self.rank == root else None
+        into = None if out is None else self._bytes(out)
+        self._wait(self._comm.Igather(self._bytes(array), into, root), call, deadline, array, out)
+        return out
+
+    def scatter(self, array: np.ndarray | None, root: int, call: Call, deadline: Deadline) -> np.ndarray:
+        self._check_root(root, call)
+        if self.rank == root:
+            self._check_scatter(array, call)
+        self._agree(call, deadline)
+        out = self._empty(call)
+        if out.nbytes * self.size > _NATIVE_BYTES:
+            return super().scatter(array, root, call, deadline)
+        source = self._bytes(array) if self.rank == root and array is not None else None
+        self._wait(self._comm.Iscatter(source, self._bytes(out), root), call, deadline, array, out)
+        return out
+
+    def reduce_scatter(self, array: np.ndarray, op: str, call: Call, deadline: Deadline) -> np.ndarray:
+        self._check_blocks(array, call)
+        how = self._native_op(op, array, call)
+        self._agree(call, deadline)
+        if how is None:
+            return super().reduce_scatter(array, op, call, deadline)
+        out = np.empty(array.size // self.size, array.dtype)
+        self._wait(self._comm.Ireduce_scatter_block(array, out, how), call, deadline, array, out)
+        if op == "avg":
+            divide(out, self.size)
+        return out
+
+    def all_to_all(self, array: np.ndarray, call: Call, deadline: Deadline) -> np.ndarray:
+        self._check_blocks(array, call)
+        self._agree(call, deadline)
+        if array.nbytes > _NATIVE_BYTES:
+            return super().all_to_all(array, call, deadline)
+        out = np.empty_like(array)
+        self._wait(self._comm.Ialltoall(self._bytes(array), self._bytes(out)), call, deadline, array, out)
+        return out
+
+    def barrier(self, call: Call, deadline: Deadline) -> None:
+        self._agree(call, deadline)
+
+    # -- waiting --------------------------------------------------------------------------------------------------------
+
+    def _agree(self, call: Call, deadline: Deadline) -> None:
+        """Return once all ranks have begun the same call: the largest and the smallest fingerprint are the same."""
+        self._check_open(call)
+        self._check_together(call)
+        mark = int.from_bytes(hashlib.blake2b(repr(call).encode(), digest_size=7).digest(), "little")
+        ends = np.array([mark, -mark])
+        self._wait(self._comm.Iallreduce(self._mpi.IN_PLACE, ends, self._mpi.MAX), call, deadline, ends, nap_s=NAP_S)
+        if ends[0] == -ends[1]:
+            return
+        mine = np.frombuffer(str(call).encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES), np.uint8)
+        texts = np.empty((self.size, _TEXT_BYTES), np.uint8)
+        self._wait(self._comm.Iallgather(mine, texts), call, deadline, mine, texts)
+        got = "; ".join(f"rank {rank} in {texts[rank].tobytes().decode().strip()}" for rank in range(self.size))
+        rule = "all ranks must make the same calls in the same order, with the same shapes, dtypes and roots"
+        self._failure = Failure("mismatch", self.rank, f"expected all ranks in the same call, got {got}; {rule}")
+        raise self._error(call)
+
+    def _wait(self, request: Any, call: Call, deadline: Deadline, *memory: object, nap_s: float = 0.0) -> None:
+        """Wait for a native collective. On failure it goes on without us, so its memory is kept.
+
+        Naps are for waiting until others come. Once data moves they would only slow it down: MPI works while it is being tested.
+        """
+        pause, silent = Pause(nap_s), True
+        until = time.monotonic() + min(WAITING_AFTER_S, deadline.remaining_s() / 2)
+        try:
+            while not request.Test():
+                pause()
+                if pause.long:
+                    self._pump(0.0)
+                    self._check_together(call)
+                    if silent and time.monotonic() >= until:
+                        silent = False
+                        self._tell_all(Kind.WAITING, call, about=(self.rank + 1) % self.size)
+                    if not silent:  # who left by now did not leave after its part of this call
+                        for peer in self._others():
+                            self._refuse(peer, call)
+                    if deadline.expired():
+                        culprit = min(self._others(), key=lambda peer: peer in self._waiting)
+                        self._fail(Failure("deadline", culprit, deadline.text(culprit)))
+                        raise self._error(call)
+        except BaseException:
+            self._abandoned.append((request, memory))
+            raise
+        if not silent:
+            self._tell_all(Kind.WAITING, call, about=self.rank)
+
+    def _native_op(self, op: str, array: np.ndarray, call: Call) -> Any:
+        """MPI's operation, or None where the plain collective must do it."""
+        reduction(op, array.dtype, call)
+        name, kinds = _NATIVE_OPS[op]
+        kind, itemsize = array.dtype.kind, array.dtype.itemsize
+        if kind not in kinds or (kind == "f" and itemsize == 2) or array.nbytes > _NATIVE_BYTES:
+            return None
+        return getattr(self._mpi, name)
+
+    def _bytes(self, array: np.ndarray) -> list:
+        return [array.view(np.uint8), self._mpi.BYTE]
+
+
+class Pause:
+    """What to do between two looks at something that is not there yet: more and more polite."""
+
+    def __init__(self, nap_s: float):
+        self._nap_s = nap_s
+        self._since = time.perf_counter()
+        self.long = False  # whether the wait has come beyond spinning and yielding
+
+    def __call__(self) -> None:
+        waited_s = time.perf_counter() - self._since
+        self.long = waited_s > YIELD_S
+        if waited_s > SPIN_S:
+            time.sleep(self._nap_s if self.long else 0.0)

@@ -1,0 +1,393 @@
+"""ZeroMQ: frames between processes over Unix sockets inside a host and TCP between hosts, with no library but a wheel.
+
+Contract
+- *Who gets in.* Every connection is CURVE: encrypted, and authenticated in both directions. From the job's secret, which the launcher
+  hands over in a file, each rank derives the one key pair of the job; a peer must prove that it has the same. Strangers are refused and
+  counted (`refused_peers`), and so are frames that are none of this job's (`dropped_frames`); neither disturbs the job.
+- *Who listens where.* All ranks on one Linux host: abstract Unix sockets, which leave nothing on disk. Otherwise TCP, bound to the one
+  interface that faces rank 0's address (IPv4), on ports that the system chooses; rank 0 alone listens on a known port, while the job starts.
+- *How the ranks meet.* All report the address of their ROUTER to rank 0, which answers with the list once it is complete. Then each
+  rank connects one DEALER to each peer's ROUTER and sends through it; so a connection carries frames one way, and both ends see it end.
+- *Death.* Nothing reconnects. A connection that ends is a peer that left (its goodbye came) or died (none came). A process that is
+  killed is noticed within GRACE_S, wherever the others wait; one that is stopped, or a host that vanishes, by the deadline.
+
+Limits: about six file descriptors a peer, so `ulimit -n 1024` is enough for 150 ranks.
+Not here: what the frames mean (`framed`), the launcher that makes the secret.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import itertools
+import math
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import zmq
+from zmq.utils import z85
+from zmq.utils.monitor import parse_monitor_message
+
+from ddp.env import World
+from ddp.errors import DeadlineError, PeerLostError, WireError, WorldError
+from ddp.transport.base import Call, Deadline, Transport
+from ddp.transport.framed import FrameTransport
+from ddp.transport.loopback import LoopbackTransport
+from ddp.wire import MAX_PAYLOAD_BYTES, Frame, Kind, job_id, pack, payload, unpack
+
+# After a connection ended, how long the last frames that came before may take to be seen. They come by another socket.
+GRACE_S = 0.05
+# From here on an array is sent from where it is: two memory copies less, but a detour by the thread of pyzmq that frees it.
+ZERO_COPY_BYTES = 64 << 10
+# How long closing waits for goodbyes to be written to peers that do not read.
+LINGER_MS = 1000
+# How often a rank knocks at rank 0's door until that is open.
+KNOCK_MS = 10
+# What CURVE adds to a message.
+_SEAL_BYTES = 64
+
+_HELLO = Call("hello", 0, "uint8", 0)
+_REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_ENDS = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED
+
+
+class ZMQTransport(FrameTransport):
+    name = "zmq"
+
+    @classmethod
+    def open(cls, world: World, timeout_s: float) -> Transport:
+        if world.size == 1:
+            return LoopbackTransport.open(world, timeout_s)
+        transport = cls(world, read_secret(world))
+        try:
+            transport._meet(world, Deadline.after(timeout_s))
+        except BaseException:
+            transport._closed = True
+            transport._shut()
+            raise
+        return transport
+
+    def __init__(self, world: World, secret: bytes):
+        super().__init__(world.rank, world.size)
+        self.refused_peers = 0
+        self._job = job_id(world.job)
+        self._keys = job_keys(secret)
+        self._dealers: dict[int, zmq.Socket] = {}
+        self._suspects: dict[int, float] = {}  # peers whose connection ended -> when we last heard of them
+        self._unsent: list[tuple[int, zmq.MessageTracker]] = []
+        self._up: set[int] = set()  # peers that let us in
+        self._met: set[int] = set()  # peers that said hello
+        self._serial = itertools.count()
+        self._context = zmq.Context()
+        self._context.max_sockets = 64 + 4 * world.size
+        self._poller = zmq.Poller()
+        self._monitors: dict[zmq.Socket, zmq.Socket] = {}  # socket -> where its events are read
+        self._on: dict[zmq.Socket, Callable[[], object]] = {}  # what to do when a socket has something to read
+        self._guard = self._context.socket(zmq.REP)
+        self._guard.bind("inproc://zeromq.zap.01")
+        self._watch(self._guard, self._admit)
+        self._router = self._server()
+        self._watch(self._router, self._receive)
+
+    # -- frames -----------------------------------------------------------------------------------------------------
+
+    def flush(self, deadline: Deadline) -> None:
+        """Wait for ZeroMQ's own thread, which goes on whatever the peer's program does; the end of a connection frees its arrays."""
+        while self._unsent:
+            peer, tracker = self._unsent[-1]
+            try:
+                tracker.wait(deadline.remaining_s())
+            except zmq.NotDone:
+                raise DeadlineError(f"rank {self.rank}: flush: {deadline.text(peer)}", rank=peer) from None
+            self._unsent.pop()
+
+    def _post(self, frame: Frame, peer: int, data: np.ndarray) -> bool:
+        dealer = self._dealers.get(peer)
+        if dealer is None:
+            return False
+        try:
+            dealer.send(pack(frame, self._job), zmq.NOBLOCK | zmq.SNDMORE)
+            body = data.view(np.uint8)  # NumPy exports no buffer of bfloat16
+            if data.nbytes < ZERO_COPY_BYTES:
+                dealer.send(body, zmq.NOBLOCK)
+            else:
+                self._unsent.append((peer, dealer.send(body, zmq.NOBLOCK, copy=False, track=True)))
+        except zmq.Again:  # queues have no limit, so this means that the connection is gone
+            return False
+        return True
+
+    def _pump(self, timeout_s: float) -> None:
+        if self._receive():
+            return
+        if self._suspects:
+            timeout_s = min(timeout_s, GRACE_S / 2)
+        for ready, _ in self._poller.poll(math.ceil(timeout_s * 1000)):
+            if act := self._on.get(ready):  # an earlier one of this round may have closed it
+                act()
+        for peer, since in list(self._suspects.items()):
+            if peer in self._gone or time.monotonic() > since + GRACE_S:
+                del self._suspects[peer]
+                self._hang_up(peer)
+                self._lost(peer)
+
+    def _receive(self) -> bool:
+        """Take one message from the ROUTER, if there is one."""
+        try:
+            parts = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        try:
+            identity, header, data = parts
+            frame = unpack(header.buffer, self._job)
+            if identity.bytes != _identity(frame.sender):
+                raise WireError(f"frame: expected sender {frame.sender} to be {_identity(frame.sender)!r}")
+            array = payload(frame, data.buffer)
+        except (WireError, ValueError):  # ValueError: not three parts
+            self.dropped_frames += 1
+            return True
+        if frame.sender in self._suspects:
+            self._suspects[frame.sender] = time.monotonic()
+        if frame.kind == Kind.HELLO:
+            self._met.add(frame.sender)
+        self._arrived(frame, array)
+        return True
+
+    def _shut(self) -> None:
+        for peer in list(self._dealers):
+            self._hang_up(peer, linger_ms=LINGER_MS)
+        self._context.destroy(linger=0)
+
+    # -- meeting ----------------------------------------------------------------------------------------------------
+
+    def _meet(self, world: World, deadline: Deadline) -> None:
+        """Learn the peers' addresses, connect to all of them, and see that all of them connected to us."""
+        door, own = addresses(world, self._job.hex())
+        self._bind(self._router, own)
+        here = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
+        endpoints = self._keep_door(door, here, deadline) if self.rank == 0 else self._knock(door, here, deadline)
+        for peer in self._others():
+            self._dealers[peer] = dealer = self._client(reconnect_ms=-1)
+            dealer.immediate = True  # a connection that ends takes its queue along: nothing lingers for who is gone
+            self._monitor(dealer, zmq.EVENT_HANDSHAKE_SUCCEEDED | _REFUSALS | _ENDS, partial(self._noticed, peer))
+            dealer.connect(endpoints[peer])
+        while missing := [peer for peer in self._others() if peer not in self._up & self._met]:
+            if self._failure is not None:
+                raise PeerLostError(f"rank {self.rank}: open: {self._failure.text}", rank=self._failure.rank)
+            if deadline.expired():
+                raise self._nobody(missing, deadline)
+            self._pump(deadline.remaining_s())
+
+    def _keep_door(self, address: str, here: str, deadline: Deadline) -> list[str]:
+        """Rank 0: collect everybody's address and give everybody the list."""
+        door = self._server()
+        found: dict[int, tuple[bytes, str]] = {0: (b"", here)}
+
+        def greet() -> None:
+            try:
+                identity, header, data = door.recv_multipart(zmq.NOBLOCK)
+                frame = unpack(header, self._job)
+                if frame.kind != Kind.HELLO or not 0 < frame.sender < self.size or identity != _identity(frame.sender):
+                    raise WireError("door: expected the hello of a rank")
+                found[frame.sender] = (identity, payload(frame, data).tobytes().decode("ascii"))
+            except (WireError, ValueError):
+                self.dropped_frames += 1
+
+        def refused(event: int) -> None:  # who has no idea of the key fails before the guard is asked
+            self.refused_peers += 1
+
+        def answer(kind: Kind, text: str) -> None:
+            data = text.encode()
+            frame = Frame(kind, 0, _HELLO, 0, len(data))
+            for identity, _ in list(found.values())[1:]:
+                door.send_multipart((identity, pack(frame, self._job), data))
+
+        self._watch(door, greet)
+        self._monitor(door, _REFUSALS, refused)
+        self._bind(door, address)
+        # A little early, so that rank 0's account of who is missing reaches the others before they give up.
+        soon = Deadline.after(0.9 * deadline.remaining_s())
+        try:
+            while len(found) < self.size:
+                if soon.expired():
+                    error = self._nobody([rank for rank in self._others() if rank not in found], deadline)
+                    answer(Kind.ABORT, str(error))
+                    raise error
+                self._pump(soon.remaining_s())
+            answer(Kind.HELLO, "\n".join(found[rank][1] for rank in range(self.size)))
+            return [found[rank][1] for rank in range(self.size)]
+        finally:
+            self._unwatch(door)
+            self._close(door, LINGER_MS)
+
+    def _knock(self, address: str, here: str, deadline: Deadline) -> list[str]:
+        """The other ranks: tell rank 0 our address and get the list."""
+        client = self._client(reconnect_ms=KNOCK_MS)
+        data = here.encode()
+        hello = (pack(Frame(Kind.HELLO, self.rank, _HELLO, 0, len(data)), self._job), data)
+        answers: list[list[bytes]] = []
+        self._watch(client, lambda: answers.append(client.recv_multipart(zmq.NOBLOCK)))
+        try:
+            client.connect(address)
+            client.send_multipart(hello)
+            while not answers:
+                if deadline.expired():
+                    raise self._nobody([0], deadline)
+                self._pump(deadline.remaining_s())
+        finally:
+            self._unwatch(client)
+            self._close(client)
+        header, data = answers[0]
+        frame = unpack(header, self._job)
+        text = payload(frame, data).tobytes().decode()
+        if frame.kind != Kind.HELLO:
+            raise DeadlineError(f"rank {self.rank}: open: told by {text}", rank=0)
+        endpoints = text.split("\n")
+        if len(endpoints) != self.size:
+            raise WorldError(
+                f"rank {self.rank}: open: expected {self.size} ranks, rank 0 knows {len(endpoints)}; start all with the same size"
+            )
+        return endpoints
+
+    def _nobody(self, missing: list[int], deadline: Deadline) -> DeadlineError:
+        return DeadlineError(
+            f"rank {self.rank}: open: expected all {self.size} ranks to meet within {deadline.timeout_s:g} s, "
+            f"missing: {', '.join(map(str, missing))}; refused for a wrong key: {self.refused_peers}; "
+            f"see that these ranks run, with the same job name and key file",
+            rank=missing[0],
+        )
+
+    # -- sockets ----------------------------------------------------------------------------------------------------
+
+    def _server(self) -> zmq.Socket:
+        server = self._context.socket(zmq.ROUTER)
+        server.curve_server = True
+        server.curve_publickey, server.curve_secretkey = self._keys
+        server.zap_domain = b"lockstep"
+        server.backlog = 16 + self.size
+        server.rcvhwm = server.sndhwm = 0  # `send` never waits; how much is on its way is bounded by the collectives
+        server.maxmsgsize = MAX_PAYLOAD_BYTES + _SEAL_BYTES
+        return server
+
+    def _client(self, reconnect_ms: int) -> zmq.Socket:
+        client = self._context.socket(zmq.DEALER)
+        client.curve_publickey, client.curve_secretkey = self._keys
+        client.curve_serverkey = self._keys[0]
+        client.routing_id = _identity(self.rank)
+        client.rcvhwm = client.sndhwm = 0
+        client.maxmsgsize = MAX_PAYLOAD_BYTES + _SEAL_BYTES
+        client.reconnect_ivl = reconnect_ms
+        return client
+
+    def _bind(self, server: zmq.Socket, address: str) -> None:
+        try:
+            server.bind(address)
+        except zmq.ZMQError as error:
+            raise WorldError(
+                f"rank {self.rank}: open: expected to listen on {address}, got: {error}; "
+                f"another job may have the same name or port"
+            ) from None
+
+    def _watch(self, each: zmq.Socket, act: Callable[[], object]) -> None:
+        self._on[each] = act
+        self._poller.register(each, zmq.POLLIN)
+
+    def _unwatch(self, each: zmq.Socket) -> None:
+        if self._on.pop(each, None):
+            self._poller.unregister(each)
+
+    def _admit(self) -> None:
+        """Answer ZeroMQ's question (ZAP, RFC 27) whether a client may come in: only with the job's own key."""
+        _, request, _, _, _, mechanism, *credentials = self._guard.recv_multipart(zmq.NOBLOCK)
+        welcome = mechanism == b"CURVE" and hmac.compare_digest(credentials[0], z85.decode(self._keys[0]))
+        self.refused_peers += not welcome
+        status = (b"200", b"OK") if welcome else (b"400", b"not of this job")
+        self._guard.send_multipart((b"1.0", request, *status, b"", b""))
+
+    def _noticed(self, peer: int, event: int) -> None:
+        """Something happened to our connection to a peer."""
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._up.add(peer)
+            self._tell(peer, Kind.HELLO, _HELLO)
+        else:
+            self._suspects.setdefault(peer, time.monotonic())
+
+    def _hang_up(self, peer: int, linger_ms: int = 0) -> None:
+        if dealer := self._dealers.pop(peer, None):
+            self._close(dealer, linger_ms)
+
+    def _monitor(self, each: zmq.Socket, events: int, act: Callable[[int], None]) -> None:
+        """Call act(event) from `_pump` when one of the events happens to a socket."""
+        reader = self._context.socket(zmq.PAIR)
+        reader.rcvhwm = 0  # a full queue would stop ZeroMQ's own thread
+        address = f"inproc://monitor-{next(self._serial)}"
+        each.monitor(address, events)
+        reader.connect(address)
+        self._monitors[each] = reader
+        self._watch(reader, lambda: act(parse_monitor_message(reader.recv_multipart(zmq.NOBLOCK))["event"]))
+
+    def _close(self, each: zmq.Socket, linger_ms: int = 0) -> None:
+        if reader := self._monitors.pop(each, None):
+            each.monitor(None, 0)  # before its reader goes: ZeroMQ's thread waits for ever for a reader that is gone
+            self._unwatch(reader)
+            reader.close(linger=0)
+        each.close(linger=linger_ms)
+
+
+def _identity(rank: int) -> bytes:
+    return b"rank %d" % rank
+
+
+def read_secret(world: World) -> bytes:
+    """The 32 bytes of the job's secret, from the file that the launcher names. They appear in no message."""
+    remedy = "start with ddprun, or set LOCKSTEP_KEY_FILE to a file of mode 0600 with 64 hex characters, the same on all hosts"
+    where = f"rank {world.rank}: open"
+    if not world.key_file:
+        raise WorldError(f"{where}: expected the job's key file, got none; {remedy}")
+    try:
+        with open(world.key_file, encoding="ascii") as file:
+            info = os.fstat(file.fileno())
+            text = file.read(66).strip()  # 64 and a line end
+    except (OSError, UnicodeDecodeError) as error:
+        raise WorldError(f"{where}: expected a readable key file, got {type(error).__name__}: {world.key_file}; {remedy}") from None
+    if info.st_nlink and info.st_mode & 0o077:  # no link: a file in memory, seen by those who inherited it
+        raise WorldError(
+            f"{where}: expected a key file that only its owner can read, got mode {info.st_mode & 0o777:04o}; "
+            f"chmod 600 {world.key_file}"
+        )
+    try:
+        secret = bytes.fromhex(text)
+    except ValueError:
+        secret = b""
+    if len(secret) != 32:
+        raise WorldError(f"{where}: expected 64 hex characters in {world.key_file}, got something else; {remedy}")
+    return secret
+
+
+def job_keys(secret: bytes) -> tuple[bytes, bytes]:
+    """The job's CURVE key pair (public, secret), in Z85. Every rank has the same: it stands for the job, not for a rank."""
+    private = z85.encode(hashlib.sha256(b"lockstep curve\0" + secret).digest())
+    return zmq.curve_public(private), private
+
+
+def addresses(world: World, job: str) -> tuple[str, str]:
+    """Where rank 0's door is, and where this rank's ROUTER binds."""
+    one_host = world.local_size == world.size or not world.master_addr
+    if one_host and sys.platform == "linux":
+        return f"ipc://@lockstep-{job}-door", f"ipc://@lockstep-{job}-{world.rank}"
+    if not world.master_port:
+        raise WorldError(f"rank {world.rank}: open: expected a port for rank 0 to listen on, got none; set MASTER_PORT")
+    host = world.master_addr or "127.0.0.1"
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing, only asks for the route
+            probe.connect((host, world.master_port))
+            address, facing = probe.getpeername()[0], probe.getsockname()[0]
+    except OSError as error:
+        raise WorldError(
+            f"rank {world.rank}: open: expected MASTER_ADDR to be a host that can be reached, got {host!r}: {error}"
+        ) from None
+    return f"tcp://{address}:{world.master_port}", f"tcp://{facing}:*"

@@ -1,0 +1,83 @@
+"""Starts the MPI worlds: the conformance suite at several sizes, and the ways in which a job ends."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed"),
+    pytest.mark.skipif(MPIEXEC is None, reason="mpiexec is not installed"),
+]
+
+
+def mpiexec(size: int, *command: str, timeout_s: float) -> tuple[int, str]:
+    """Exit code and output of `size` ranks. The whole process group is killed if it does not end."""
+    environ = {name: text for name, text in os.environ.items() if not name.startswith(("OMPI_", "PMIX_", "PRTE_"))}
+    environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environ |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    job = subprocess.Popen(
+        [str(MPIEXEC), "--oversubscribe", "-n", str(size), sys.executable, *command],
+        cwd=ROOT,
+        env=environ,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        text, _ = job.communicate(timeout=timeout_s)
+        return job.returncode, text
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+            job.communicate()
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_conformance(size):
+    pytest.importorskip("pytest_mpi", reason="pytest-mpi is not installed")
+    code, text = mpiexec(size, "-m", "pytest", "--with-mpi", "-q", "-x", "-p", "no:cacheprovider", "tests/mpi_suite.py", timeout_s=100)
+    assert code == 0, text
+
+
+RANK = """
+import sys, time
+import numpy as np
+from mpi4py import MPI
+from ddp.env import World
+from ddp.transport import open_transport
+from tests.transport_cases import Group
+me = MPI.COMM_WORLD
+g = Group(open_transport("mpi", World(rank=me.rank, size=me.size), 10), timeout_s=1.0)
+g.barrier()
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "good", "message"),
+    [
+        ("g.transport.close()", True, ""),
+        ("g.all_reduce(np.ones(1000))", True, ""),  # not closed
+        ("if g.rank == 1: g.transport.abort('no memory')\\ng.barrier()", False, "rank 1: gave up: no memory"),
+        ("if g.rank == 1: time.sleep(30)\\ng.all_reduce(np.ones(9))", False, "expected rank 1 within 1 s, got nothing"),
+    ],
+    ids=["closed", "left open", "abort", "one is stuck"],
+)
+def test_every_job_ends(end, good, message):
+    began = time.monotonic()
+    code, text = mpiexec(3, "-c", RANK + end, timeout_s=25)
+    assert (code == 0) == good, text
+    assert message in text
+    assert time.monotonic() - began < 15

@@ -13,6 +13,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HERE = Path(__file__).parent
+_LATER = {"load": "core.serialize", "save": "core.serialize"}  # names whose modules most programs never need
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +21,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     if (_HERE / f"{name}.py").exists() or (_HERE / name / "__init__.py").exists():
         return import_module(f"core.{name}")
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     names = import_module("core._names")
     here = globals()
     for key, value in vars(names).items():
@@ -32,4 +35,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     rooms = (p.parent.name for p in _HERE.glob("*/__init__.py"))
-    return sorted({*globals(), *(n for n in vars(import_module("core._names")) if not n.startswith("_")), *rooms})
+    return sorted({*globals(), *_LATER, *(n for n in vars(import_module("core._names")) if not n.startswith("_")), *rooms})

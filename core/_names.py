@@ -76,7 +76,6 @@ from core.rng import (
     seed,
     set_rng_state,
 )
-from core.serialize import load, save
 from core._tensor import Size, Tensor
 
 # every method that is also a function: torch.exp(x) is x.exp()

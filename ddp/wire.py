@@ -1,8 +1,8 @@
 """The frame: what stands before the bytes of an array on a wire.
 
-Contract: pure functions, no I/O. A header has a fixed size and every field is checked, so `unpack` either returns a `Frame` of this
-job or raises `WireError`; nothing is allocated from a length before the length was checked, and no object is ever built from
-received bytes but numbers, short ASCII texts and arrays of a dtype in `DTYPES`.
+Contract: pure functions, no I/O. A header has a fixed size and every field is checked, so `unpack` either returns a
+`Frame` of this job or raises `WireError`; nothing is allocated from a length before the length was checked, and no
+object is ever built from received bytes but numbers, short ASCII texts and arrays of a dtype in `DTYPES`.
 
 The header, little-endian, 128 bytes:
 
@@ -10,7 +10,8 @@ The header, little-endian, 128 bytes:
     24 generation     28 sender   32 group 36 CRC-32 of the rest   40 number   48 count   56 nbytes   64 counter
     72 peer           76 name (20 bytes)   96 detail (32 bytes)
 
-The checksum finds accidents and bugs. Against malice stands the encrypted, authenticated connection below (`transport.zeromq`).
+The checksum finds accidents and bugs. Against malice stands the encrypted, authenticated connection below
+(`transport.zeromq`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ MAX_TEXT_BYTES = 2000
 _HEADER = struct.Struct("<4sBBBx16sIIIIqQQQI20s32s")
 _CRC = slice(36, 40)
 _NO_CRC = bytes(4)
+
+Buffer = bytes | bytearray | memoryview
 _NAMES = list(DTYPES)
 _CODES = {name: code for code, name in enumerate(_NAMES)}
 
@@ -43,7 +46,7 @@ class Kind(enum.IntEnum):
     DATA = 1  # an array, or a piece of one
     HELLO = 2  # the first frame of a connection
     GOODBYE = 3  # the last one: the sender closed in good order
-    ABORT = 4  # the sender's job is over because of rank `peer`; call.detail is the sort of failure, the payload is its text
+    ABORT = 4  # the sender's job is over because of rank `peer`; call.detail is its sort, the payload its text
     WAITING = 5  # the sender has been in `call` for a while, waiting for rank `peer`; if that is itself, it goes on
 
 
@@ -84,22 +87,21 @@ def pack(frame: Frame, job: bytes) -> bytes:
     return bytes(header)
 
 
-def unpack(header: bytes | memoryview, job: bytes) -> Frame:
+def unpack(header: Buffer, job: bytes) -> Frame:
     """The frame that a header describes."""
     if len(header) != HEADER_BYTES:
         raise WireError(f"frame: expected a header of {HEADER_BYTES} bytes, got {len(header)}")
     header = bytes(header)
-    (magic, version, kind, dtype, job_got, generation, sender, group, crc, number, count, nbytes, counter, peer, name, detail) = (
-        _HEADER.unpack(header)
-    )
+    magic, version, kind, dtype, sender_job, generation, sender, group, crc, *rest = _HEADER.unpack(header)
+    number, count, nbytes, counter, peer, name, detail = rest
     if magic != MAGIC:
         raise WireError(f"frame: expected magic {MAGIC!r}, got {magic!r}")
     if version != VERSION:
         raise WireError(f"frame: expected version {VERSION}, got {version}; run the same release on every host")
     if zlib.crc32(header[: _CRC.start] + _NO_CRC + header[_CRC.stop :]) != crc:
         raise WireError("frame: expected a header that fits its checksum, got another one")
-    if job_got != job:
-        raise WireError(f"frame: expected job {job.hex()}, got {job_got.hex()}")
+    if sender_job != job:
+        raise WireError(f"frame: expected job {job.hex()}, got {sender_job.hex()}")
     if kind not in Kind.__members__.values():
         raise WireError(f"frame: expected a kind of 1 … {len(Kind)}, got {kind}")
     if dtype >= len(_NAMES):
@@ -109,7 +111,7 @@ def unpack(header: bytes | memoryview, job: bytes) -> Frame:
     return Frame(Kind(kind), sender, call, counter, nbytes, generation, peer)
 
 
-def payload(frame: Frame, buffer: bytes | memoryview) -> np.ndarray:
+def payload(frame: Frame, buffer: Buffer) -> np.ndarray:
     """The array of a frame, 1-D, without a copy where the buffer is aligned for its dtype."""
     if len(buffer) != frame.nbytes:
         raise WireError(f"frame: expected {frame.nbytes} bytes after the header, got {len(buffer)}")
@@ -119,7 +121,8 @@ def payload(frame: Frame, buffer: bytes | memoryview) -> np.ndarray:
 
 def _check_length(nbytes: int, dtype: str) -> None:
     if nbytes > MAX_PAYLOAD_BYTES or nbytes % DTYPES[dtype].itemsize:
-        raise WireError(f"frame: expected at most {MAX_PAYLOAD_BYTES} bytes of whole {dtype} elements, got {nbytes}; send in pieces")
+        rule = f"at most {MAX_PAYLOAD_BYTES} bytes of whole {dtype} elements"
+        raise WireError(f"frame: expected {rule}, got {nbytes}; send in pieces")
 
 
 def _text(field: bytes) -> str:

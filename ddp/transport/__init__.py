@@ -21,7 +21,7 @@ OPTIONAL = {"mpi": ("mpi4py", "mpi")}
 
 
 def open_transport(name: str, world: World, timeout_s: float) -> Transport:
-    """Connect this process with the others of its world; all are there when it returns, or an error names who is not."""
+    """Connect this process with the others of its world. All are there on return, or an error names who is not."""
     if name not in TRANSPORTS:
         raise ArgumentError(unknown_name("open_transport", "transport", name, TRANSPORTS))
     module, _, member = TRANSPORTS[name].partition(":")

@@ -1,22 +1,26 @@
 """The seam between `ddp` and the libraries that move bytes.
 
-A transport connects the ranks 0 … size-1 of one job and knows nothing of models, tensors or gradients: it moves one-dimensional,
-contiguous NumPy arrays. A member writes `send`, `recv`, `flush` and `close`; the collectives below are derived from these once, for
-all, and are the oracle of the conformance suite. A member overrides a collective only where its library has a better one.
+A transport connects the ranks 0 … size-1 of one job and knows nothing of models, tensors or gradients: it moves
+one-dimensional, contiguous NumPy arrays. A member writes `send`, `recv`, `flush` and `close`; the collectives below
+are derived from these once, for all, and are the oracle of the conformance suite. A member overrides a collective
+only where its library has a better one.
 
 Contract
 - Every wait has a deadline, and every error names the peer: `DeadlineError`, `PeerLostError`, `MismatchError`.
-- Each array travels with the `Call` it belongs to. The receiver states the call that it is in; when they differ, both sides' calls
-  are in the message of the `MismatchError`, and the other ranks are told, so that all of them raise soon. A rank whose part was done
-  before the others noticed (the root of a broadcast sends and goes on) raises in the next call in which it waits.
-- Two streams run between each pair of ranks in each group. Collectives must come in the order in which the receiver makes them.
-  Point to point (`call.name == "send"`) matches by tag (`call.number`) and may arrive at any time; what nobody asked for yet is kept.
+- Each array travels with the `Call` it belongs to. The receiver states the call that it is in; when they differ, both
+  sides' calls are in the message of the `MismatchError`, and the other ranks are told, so that all of them raise
+  soon. A rank whose part was done before the others noticed (the root of a broadcast sends and goes on) raises in the
+  next call in which it waits.
+- Two streams run between each pair of ranks in each group. Collectives must come in the order in which the receiver
+  makes them. Point to point (`call.name == "send"`) matches by tag (`call.number`) and may arrive at any time; what
+  nobody asked for yet is kept.
 - A transport is used by one thread at a time; `ddp.group` sees to that.
-- A collective never changes its input unless it is documented as in place. After an error in a collective the contents of in-place
-  arrays are undefined, and further waits raise the same error.
+- A collective never changes its input unless it is documented as in place. After an error in a collective the
+  contents of in-place arrays are undefined, and further calls raise the same error.
 - Every rank ends `all_reduce` with the same bits.
 
-Not here: process groups as objects, tensors, retries, who is in the job (`ddp.env`), how bytes look on a wire (`ddp.wire`).
+Not here: process groups as objects, tensors, retries, who is in the job (`ddp.env`), how bytes look on a wire
+(`ddp.wire`).
 """
 
 from __future__ import annotations
@@ -24,21 +28,23 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from core.errors import ArgumentError, DTypeError, RangeError, ShapeError, unknown_name
-from ddp.errors import DDPError, DeadlineError, WireError
+from ddp.errors import DeadlineError, WireError
 
 # Large arrays travel in pieces, so that a rank adds or forwards one while the next is on its way.
 PIECE_BYTES = 1 << 20
-# Up to here latency rules (log2(size) rounds, the whole array each), above it bandwidth (2(size-1) rounds, 1/size of the array each).
-# Measured with two processes over ZeroMQ: even at 64 KiB, the ring 1.4 times as fast at 256 KiB.
+# Up to here latency rules (log2(size) rounds, the whole array each), above it bandwidth (2(size-1) rounds, 1/size of
+# the array each). Measured with two processes over ZeroMQ: even at 64 KiB, the ring 1.4 times as fast at 256 KiB.
 RING_BYTES = 64 << 10
 
-# What can travel. The names are NumPy's; both ends look them up here, so nothing else is ever built from a received name.
+# What can travel. The names are NumPy's; both ends look them up here, so nothing else is ever built from a received
+# name.
 DTYPES: dict[str, np.dtype] = {
     np.dtype(kind).name: np.dtype(kind)
     for kind in (
@@ -66,7 +72,7 @@ class Call(NamedTuple):
     name: str  # "all_reduce", "broadcast", …, "send" for point to point
     number: int  # how many calls this group made before; the tag for point to point
     dtype: str  # NumPy's name, "float32"
-    count: int  # elements of the array argument, on every rank; of the result for scatter
+    count: int  # type: ignore[assignment]  # elements of the array argument on every rank; of the result for scatter
     detail: str = ""  # "sum", "root=2": whatever else must agree
     group: int = 0  # which process group; 0 is the world
 
@@ -159,8 +165,9 @@ class Transport:
     def all_reduce(self, array: np.ndarray, op: str, call: Call, deadline: Deadline) -> None:
         """Reduce over the ranks, in place on every rank: (n,) -> (n,).
 
-        Up to RING_BYTES recursive doubling: ceil(log2(size)) rounds (two more if size is no power of two), n elements each.
-        Above, a ring (reduce-scatter, then all-gather): each rank sends 2 n (size-1)/size elements, whatever the size.
+        Up to RING_BYTES recursive doubling: ceil(log2(size)) rounds (two more if size is no power of two), n elements
+        each. Above, a ring (reduce-scatter, then all-gather): each rank sends 2 n (size-1)/size elements, whatever
+        the size.
         """
         combine = reduction(op, array.dtype, call)
         if array.nbytes <= RING_BYTES:
@@ -174,7 +181,7 @@ class Transport:
             divide(array, self.size)
 
     def reduce(self, array: np.ndarray, op: str, root: int, call: Call, deadline: Deadline) -> None:
-        """Reduce over the ranks, in place on `root`; the other ranks' arrays stay as they are. Binomial tree, in pieces."""
+        """Reduce over the ranks, in place on `root`; the other ranks' arrays stay as they are. Binomial tree."""
         combine = reduction(op, array.dtype, call)
         parent, children = tree(self.rank, root, self.size)
         for piece in pieces(slice(0, array.size), array.itemsize):
@@ -203,7 +210,8 @@ class Transport:
     def all_gather(self, array: np.ndarray, call: Call, deadline: Deadline) -> np.ndarray:
         """Every rank's array on every rank: (n,) -> (size, n).
 
-        Bruck's algorithm where the result is no larger than RING_BYTES: ceil(log2(size)) rounds for any size. Above, a ring.
+        Bruck's algorithm where the result is no larger than RING_BYTES: ceil(log2(size)) rounds for any size. Above,
+        a ring.
         """
         out = np.empty((self.size, array.size), array.dtype)
         if out.nbytes <= RING_BYTES:
@@ -226,7 +234,7 @@ class Transport:
         return out
 
     def gather(self, array: np.ndarray, root: int, call: Call, deadline: Deadline) -> np.ndarray | None:
-        """Every rank's array on `root`: (n,) -> (size, n) there, None elsewhere. Straight to the root, which must get it all anyway."""
+        """Every rank's array on `root`: (n,) -> (size, n) there, None elsewhere. Straight to the root."""
         self._check_root(root, call)
         if self.rank != root:
             self.send_pieces(root, array, call, deadline)
@@ -239,7 +247,10 @@ class Transport:
         return out
 
     def scatter(self, array: np.ndarray | None, root: int, call: Call, deadline: Deadline) -> np.ndarray:
-        """One block of the root's array for each rank: (size n,) on `root`, not looked at elsewhere -> (n,), n = call.count."""
+        """One block of the root's array for each rank: (size n,) on `root` -> (n,), where n is `call.count`.
+
+        The other ranks' `array` is not looked at.
+        """
         self._check_root(root, call)
         if self.rank != root:
             out = self._empty(call)
@@ -264,7 +275,7 @@ class Transport:
         return out
 
     def all_to_all(self, array: np.ndarray, call: Call, deadline: Deadline) -> np.ndarray:
-        """Block j of rank i becomes block i of rank j: (size n,) -> (size n,). Pairwise, each rank with a different partner at a time."""
+        """Block j of rank i becomes block i of rank j: (size n,) -> (size n,). In pairs, ever further apart."""
         self._check_blocks(array, call)
         blocks = array.reshape(self.size, array.size // self.size)
         out = np.empty_like(blocks)
@@ -289,7 +300,7 @@ class Transport:
     # -- some of the ranks --------------------------------------------------------------------------------------------
 
     def subset(self, ranks: Sequence[int]) -> Transport:
-        """The same transport seen by some of its ranks, numbered 0 … len(ranks)-1 in this order. Moves nothing, costs nothing.
+        """The same transport seen by some of its ranks, numbered 0 … len(ranks)-1 in this order. Moves nothing.
 
         Groups that share a rank need calls with different `Call.group`. Errors go on naming the ranks of the job.
         """
@@ -298,7 +309,7 @@ class Transport:
     # -- algorithms ---------------------------------------------------------------------------------------------------
 
     def _all_reduce_doubling(self, array, combine: np.ufunc, call: Call, deadline: Deadline) -> None:
-        """Fold the ranks beyond the largest power of two onto the first ones, exchange with rank ^ 1, rank ^ 2, rank ^ 4, …, unfold."""
+        """Fold the ranks beyond the largest power of two onto the first, exchange with rank ^ 1, ^ 2, …, unfold."""
         power = 1 << (self.size.bit_length() - 1)
         value = array  # never written to, it may still be on its way: each round makes a new one
         if self.rank >= power:
@@ -321,7 +332,7 @@ class Transport:
             array[:] = value
 
     def _ring_reduce(self, array, bounds, combine: np.ufunc, call: Call, deadline: Deadline, pass_on: bool) -> None:
-        """Once round the ring: chunk `rank` of `array` ends reduced over all ranks, the other chunks as partial results.
+        """Once round the ring: chunk `rank` of `array` ends reduced over all ranks, the others as partial results.
 
         `pass_on` also sends the finished chunk to the right, which is how `_ring_gather` begins.
         """
@@ -337,10 +348,10 @@ class Transport:
                     self.send(right, mine, call, deadline)
 
     def _ring_gather(self, array, bounds, call: Call, deadline: Deadline) -> None:
-        """Once more round the ring: every chunk of `array` reaches every rank. Chunk `rank` is already on its way to the right.
+        """Once more round: every chunk of `array` reaches every rank. Chunk `rank` is already on its way to the right.
 
-        No flush between the two turns: a finished chunk comes back only after all that it was made of has arrived elsewhere,
-        so what is overwritten here is no longer being sent.
+        No flush between the two turns: a finished chunk comes back only after all that it was made of has arrived
+        elsewhere, so what is overwritten here is no longer being sent.
         """
         left, right = (self.rank - 1) % self.size, (self.rank + 1) % self.size
         for step in range(1, self.size):
@@ -419,18 +430,21 @@ class Subset(Transport):
         self._whole.abort(reason)
 
 
-# -- pure parts ---------------------------------------------------------------------------------------------------------
+# -- pure parts -------------------------------------------------------------------------------------------------------
 
 
 def chunks(count: int, parts: int) -> list[slice]:
-    """Cut 0 … count into `parts` neighbours whose lengths differ by at most one; the longer come first, some may be empty."""
+    """Cut 0 … count into `parts` neighbours whose lengths differ by at most one, the longer first, some maybe empty."""
     short, longer = divmod(count, parts)
     ends = [part * short + min(part, longer) for part in range(parts + 1)]
-    return [slice(start, stop) for start, stop in zip(ends, ends[1:])]
+    return [slice(start, stop) for start, stop in pairwise(ends)]
 
 
 def pieces(span: slice, itemsize: int) -> list[slice]:
-    """Cut a span into pieces of at most PIECE_BYTES. An empty span is one empty piece: there is always a message to compare calls by."""
+    """Cut a span into pieces of at most PIECE_BYTES.
+
+    An empty span is one empty piece: there is always a message to compare calls by.
+    """
     step = max(1, PIECE_BYTES // itemsize)
     starts = range(span.start, span.stop, step) or (span.start,)
     return [slice(start, min(start + step, span.stop)) for start in starts]

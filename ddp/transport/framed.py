@@ -1,14 +1,17 @@
 """What every transport made of frames has in common: streams, mismatches, goodbyes, deaths, blame.
 
-Contract: a member writes `_post` (hand one frame over, never wait), `_pump` (wait a little for frames and give them to `_arrived`,
-deaths to `_lost`) and `_shut`. Everything said about calls, tags and errors in `ddp.transport.base` happens here, once.
+Contract: a member writes `_post` (hand one frame over, never wait), `_pump` (wait a little for frames and give them
+to `_arrived`, deaths to `_lost`) and `_shut`. Everything said about calls, tags and errors in `ddp.transport.base`
+happens here, once.
 
-How failures spread. The first rank that knows tells all others by an ABORT frame which rank is at fault and why; so all name the
-same culprit and none the messenger. A rank that has waited for a moment in a collective says so by a WAITING frame, once, with its
-call and the rank that it waits for, and once more when it goes on. From these the others see that they are in a different call though no array ever meets (two
-ranks that each take the other for the root), and a deadline is blamed on the end of the chain of waiting ranks, not on its next link.
+How failures spread. The first rank that knows tells all others by an ABORT frame which rank is at fault and why; so
+all name the same culprit and none the messenger. A rank that has waited for a moment in a collective says so by a
+WAITING frame, once, with its call and the rank that it waits for, and once more when it goes on. From these the
+others see that they are in a different call though no array ever meets (two ranks that each take the other for the
+root), and a deadline is blamed on the end of the chain of waiting ranks, not on its next link.
 
-A failure is final for its generation. `advance` begins the next one among the ranks that are left: what was sent before is dropped.
+A failure is final for its generation. `advance` begins the next one among the ranks that are left: what was sent
+before is dropped.
 
 Not here: sockets, bytes, which arrays go where.
 """
@@ -78,7 +81,7 @@ class FrameTransport(Transport):
         """Free everything, after the goodbyes."""
         raise NotImplementedError
 
-    # -- the transport --------------------------------------------------------------------------------------------------
+    # -- the transport ------------------------------------------------------------------------------------------------
 
     def send(self, peer: int, array: np.ndarray, call: Call, deadline: Deadline) -> None:
         self._check_peer(peer, call)
@@ -88,6 +91,8 @@ class FrameTransport(Transport):
                 f"rank {self.rank}: {call}: expected a message of at most {MAX_PAYLOAD_BYTES} bytes, "
                 f"got {array.nbytes}; use send_pieces"
             )
+        if self._failure is not None:  # what a failed rank sends would only confuse those who do not know yet
+            raise self._error(call)
         while peer in self._gone or not self._tell(peer, Kind.DATA, call, array):
             self._refuse(peer, call)
             if deadline.expired():
@@ -139,7 +144,7 @@ class FrameTransport(Transport):
         for frame, data in early:
             self._sort(frame, data)
 
-    # -- what arrives ---------------------------------------------------------------------------------------------------
+    # -- what arrives -------------------------------------------------------------------------------------------------
 
     def _arrived(self, frame: Frame, data: np.ndarray) -> None:
         """File a frame. `data` is its payload, which nobody else will change."""
@@ -148,8 +153,8 @@ class FrameTransport(Transport):
             self.dropped_frames += 1
             return
         if frame.counter > self._seen[sender]:
-            lost = f"expected frame {self._seen[sender]} from rank {sender}, got {frame.counter}; frames were lost on the way"
-            self._fail(Failure("wire", sender, lost))
+            text = f"expected frame {self._seen[sender]} from rank {sender}, got {frame.counter}; frames were lost"
+            self._fail(Failure("wire", sender, text))
         self._seen[sender] = frame.counter + 1
         self._sort(frame, data)
 
@@ -193,7 +198,7 @@ class FrameTransport(Transport):
             raise self._mismatch(peer, theirs, call)
         return array
 
-    # -- what goes wrong ------------------------------------------------------------------------------------------------
+    # -- what goes wrong ----------------------------------------------------------------------------------------------
 
     def _check_open(self, call: Call) -> None:
         if self._closed:
@@ -254,7 +259,7 @@ class FrameTransport(Transport):
             text = np.frombuffer(failure.text.encode()[:MAX_TEXT_BYTES], np.uint8)
             self._tell_all(Kind.ABORT, Call("abort", 0, "uint8", text.size, failure.sort), text, about=failure.rank)
 
-    # -- frames out -----------------------------------------------------------------------------------------------------
+    # -- frames out ---------------------------------------------------------------------------------------------------
 
     def _tell(self, peer: int, kind: Kind, call: Call, data: np.ndarray = _NOTHING, about: int = 0) -> bool:
         frame = Frame(kind, self.rank, call, self._sent[peer], data.nbytes, self.generation, about)

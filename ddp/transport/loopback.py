@@ -1,6 +1,7 @@
 """A world of one, so that no script needs `if distributed`.
 
-Contract: the collectives are those of `base` and end at once; there is no peer to send to, and trying is an error that says so.
+Contract: the collectives are those of `base` and end at once; there is no peer to send to, and trying is an error
+that says so.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ class LoopbackTransport(Transport):
     @classmethod
     def open(cls, world: World, timeout_s: float) -> LoopbackTransport:
         if world.size != 1:
-            raise WorldError(f"rank {world.rank}: loopback: expected a world of one, got {world.size} ranks; use zmq or mpi")
+            raise WorldError(
+                f"rank {world.rank}: loopback: expected a world of one, got {world.size} ranks; use zmq or mpi"
+            )
         return cls(0, 1)
 
     def send(self, peer: int, array: np.ndarray, call: Call, deadline: Deadline) -> None:

@@ -1,19 +1,21 @@
 """MPI: the library of the cluster, with its own collectives.
 
 Contract
-- Importing `mpi4py.MPI` initialises MPI; this happens in `open` and never at import. Do not fork afterwards: start loader processes
-  by "spawn", or before.
+- Importing `mpi4py.MPI` initialises MPI; this happens in `open` and never at import. Do not fork afterwards: start
+  loader processes by "spawn", or before.
 - A transport works on its own duplicate of COMM_WORLD, so it shares no tag and no order with a program's own MPI calls.
-- A collective begins with an all-reduce of a fingerprint of the `Call`. Only when all ranks are in the same call does data move, so a
-  different call, shape, dtype or root is a `MismatchError` on every rank and never a hang or a truncation.
-- All waits are non-blocking requests and a test loop, so that the deadline holds. A rank that waits for a while tells the others where
-  it is; who has told nothing by the deadline is the one that is blamed.
-- What MPI has no type or no operation for (float16, bfloat16, bool, min and max of floats), arrays of 2 GiB, and groups of some ranks
-  take the plain collectives of `base`.
+- A collective begins with an all-reduce of a fingerprint of the `Call`. Only when all ranks are in the same call does
+  data move, so a different call, shape, dtype or root is a `MismatchError` on every rank and never a hang or a
+  truncation.
+- All waits are non-blocking requests and a test loop, so that the deadline holds. A rank that waits for a while tells
+  the others where it is; who has told nothing by the deadline is the one that is blamed.
+- What MPI has no type or no operation for (float16, bfloat16, bool, min and max of floats), arrays of 2 GiB, and
+  groups of some ranks take the plain collectives of `base`.
 
-Death. Where a process dies, mpiexec ends the others. An exception on one rank is no death to MPI: what catches it last must call
-`abort`, or the others wait until the deadline. After a failure requests stay open on some ranks, and MPI_Finalize might wait for them
-for ever; so at exit a failed rank waits LEAVE_S for the others to come to their ends too, and then aborts the job.
+Death. Where a process dies, mpiexec ends the others. An exception on one rank is no death to MPI: what catches it
+last must call `abort`, or the others wait until the deadline. After a failure requests stay open on some ranks, and
+MPI_Finalize might wait for them for ever; so at exit a failed rank waits LEAVE_S for the others to come to their ends
+too, and then aborts the job.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import hashlib
 import sys
 import time
 from collections import deque
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -35,7 +38,9 @@ from ddp.transport.framed import WAITING_AFTER_S, Failure, FrameTransport
 from ddp.wire import HEADER_BYTES, Frame, Kind, job_id, pack, payload, unpack
 
 LEAVE_S = 5.0
-# A wait spins, as MPI itself does; soon it yields, because ranks may share a core; and where others may be late it sleeps.
+CLOSE_S = 1.0  # how long closing waits for what was sent and not flushed
+# A wait spins, as MPI itself does; soon it yields, because ranks may share a core; and where others may be late it
+# sleeps.
 SPIN_S = 50e-6
 YIELD_S = 2e-3
 NAP_S = 200e-6
@@ -43,8 +48,8 @@ NAP_S = 200e-6
 _HEADER_TAG, _PAYLOAD_TAG = 1, 2
 _NATIVE_BYTES = (1 << 31) - 1  # MPI counts in C ints
 _TEXT_BYTES = 160
-# Reduce op -> MPI's name, and the kinds of dtype for which it does the same as NumPy. Not min and max of floats: MPI leaves open what
-# becomes of NaN, and then ranks may differ.
+# Reduce op -> MPI's name, and the kinds of dtype for which it does the same as NumPy. Not min and max of floats: MPI
+# leaves open what becomes of NaN, and then ranks may differ.
 _NATIVE_OPS = {
     "sum": ("SUM", "iufc"),
     "avg": ("SUM", "fc"),
@@ -72,11 +77,13 @@ class MPITransport(FrameTransport):
                 f"rank {world.rank}: open: expected MPI to have this process as rank {world.rank} of {world.size}, "
                 f"got {here.rank} of {here.size}; start with the mpiexec of the MPI that mpi4py was built for"
             )
+        _leave_together(MPI)
         comm, request = here.Idup()
         deadline, pause = Deadline.after(timeout_s), Pause(NAP_S)
         while not request.Test():
             if deadline.expired():
-                raise DeadlineError(f"rank {world.rank}: open: expected all {world.size} ranks within {timeout_s:g} s, got fewer")
+                _TROUBLE.append(f"rank {world.rank}: open: expected all ranks within {timeout_s:g} s, got fewer")
+                raise DeadlineError(_TROUBLE[-1])
             pause()
         return cls(MPI, comm, world.job)
 
@@ -85,20 +92,19 @@ class MPITransport(FrameTransport):
         self._mpi = mpi
         self._comm = comm  # never freed: that is collective, and closing must not wait
         self._job = job_id(job)
-        self._outgoing: list[tuple[Any, object]] = []  # requests, and the memory that they read
+        self._outgoing: list[tuple[int, Any, object]] = []  # receiver, request, and the memory that it reads
         self._incoming: deque[tuple[Frame, np.ndarray, Any]] = deque()  # frames whose payload may still be on its way
         self._abandoned: list[object] = []  # requests and memory of collectives that were given up
-        atexit.register(self._leave)  # runs before the MPI_Finalize of mpi4py
 
-    # -- frames ---------------------------------------------------------------------------------------------------------
+    # -- frames -------------------------------------------------------------------------------------------------------
 
     def _post(self, frame: Frame, peer: int, data: np.ndarray) -> bool:
-        """A header and, unless empty, a payload: two messages, each in its own order, so the n-th payload is the n-th non-empty header's."""
-        self._outgoing = [(request, memory) for request, memory in self._outgoing if not request.Test()]
+        """Two messages, a header and, unless empty, a payload. Each sort keeps its order, so they find each other."""
+        self._outgoing = [sent for sent in self._outgoing if not sent[1].Test()]
         header = pack(frame, self._job)
-        self._outgoing.append((self._comm.Isend([header, self._mpi.BYTE], peer, _HEADER_TAG), header))
+        self._outgoing.append((peer, self._comm.Isend([header, self._mpi.BYTE], peer, _HEADER_TAG), header))
         if data.nbytes:
-            self._outgoing.append((self._comm.Isend(self._bytes(data), peer, _PAYLOAD_TAG), data))
+            self._outgoing.append((peer, self._comm.Isend(self._bytes(data), peer, _PAYLOAD_TAG), data))
         return True
 
     def _pump(self, timeout_s: float) -> None:
@@ -135,37 +141,35 @@ class MPITransport(FrameTransport):
         return len(self._incoming) < waiting
 
     def flush(self, deadline: Deadline) -> None:
+        """MPI may send a large array only once its receiver looks for it; so look for ours meanwhile."""
         pause = Pause(NAP_S)
         while self._outgoing:
-            request, _ = self._outgoing[-1]
+            peer, request, _ = self._outgoing[-1]
             if request.Test():
                 self._outgoing.pop()
             elif deadline.expired():
-                raise DDPError(f"rank {self.rank}: flush: expected MPI to send everything within {deadline.timeout_s:g} s")
+                raise DeadlineError(f"rank {self.rank}: flush: {deadline.text(peer)}", rank=peer)
             else:
+                self._probe()
+                self._deliver()
                 pause()
 
     def _shut(self) -> None:
-        deadline = Deadline.after(1.0)
-        while not deadline.expired() and not all([request.Test() for request, _ in self._outgoing]):
+        deadline = Deadline.after(CLOSE_S)
+        while not deadline.expired() and not all(request.Test() for _, request, _ in self._outgoing):
             time.sleep(NAP_S)
 
     def abort(self, reason: str) -> None:
-        """End all processes of the job: a rank that gives up would leave the others in collectives that MPI cannot interrupt."""
+        """End all processes of the job: the others may be in collectives that MPI cannot interrupt."""
         print(f"rank {self.rank}: gave up: {reason}", file=sys.stderr, flush=True)
         self._mpi.COMM_WORLD.Abort(1)
 
-    def _leave(self) -> None:
-        """At exit, wait for the other ranks, as MPI_Finalize does anyway; but after a failure not for ever."""
-        if self._mpi.Is_finalized():
-            return
-        deadline, pause, request = Deadline.after(LEAVE_S), Pause(NAP_S), self._mpi.COMM_WORLD.Ibarrier()
-        while not request.Test():
-            if self._failure is not None and deadline.expired():
-                self.abort(f"after a failure, expected all ranks to end within {LEAVE_S:g} s: {self._failure.text}")
-            pause()
+    def _error(self, call: Call) -> DDPError:
+        error = super()._error(call)
+        _TROUBLE.append(str(error))
+        return error
 
-    # -- collectives ----------------------------------------------------------------------------------------------------
+    # -- collectives --------------------------------------------------------------------------------------------------
 
     def all_reduce(self, array: np.ndarray, op: str, call: Call, deadline: Deadline) -> None:
         how = self._native_op(op, array, call)
@@ -248,7 +252,7 @@ class MPITransport(FrameTransport):
     def barrier(self, call: Call, deadline: Deadline) -> None:
         self._agree(call, deadline)
 
-    # -- waiting --------------------------------------------------------------------------------------------------------
+    # -- waiting ------------------------------------------------------------------------------------------------------
 
     def _agree(self, call: Call, deadline: Deadline) -> None:
         """Return once all ranks have begun the same call: the largest and the smallest fingerprint are the same."""
@@ -270,7 +274,8 @@ class MPITransport(FrameTransport):
     def _wait(self, request: Any, call: Call, deadline: Deadline, *memory: object, nap_s: float = 0.0) -> None:
         """Wait for a native collective. On failure it goes on without us, so its memory is kept.
 
-        Naps are for waiting until others come. Once data moves they would only slow it down: MPI works while it is being tested.
+        Naps are for waiting until others come. Once data moves they would only slow it down: MPI works while it is
+        being tested.
         """
         pause, silent = Pause(nap_s), True
         until = time.monotonic() + min(WAITING_AFTER_S, deadline.remaining_s() / 2)
@@ -322,3 +327,25 @@ class Pause:
         self.long = waited_s > YIELD_S
         if waited_s > SPIN_S:
             time.sleep(self._nap_s if self.long else 0.0)
+
+
+# Failures that were raised in this process, of any transport.
+_TROUBLE: list[str] = []
+
+
+@cache
+def _leave_together(mpi: Any) -> None:
+    """At exit, wait for the other ranks, as MPI_Finalize does anyway; but after a failure not for ever."""
+
+    def leave() -> None:
+        if mpi.Is_finalized():
+            return
+        deadline, pause, request = Deadline.after(LEAVE_S), Pause(NAP_S), mpi.COMM_WORLD.Ibarrier()
+        while not request.Test():
+            if _TROUBLE and deadline.expired():
+                print(f"expected all ranks to end within {LEAVE_S:g} s after a failure: {_TROUBLE[0]}", file=sys.stderr)
+                sys.stderr.flush()
+                mpi.COMM_WORLD.Abort(1)
+            pause()
+
+    atexit.register(leave)  # runs before the MPI_Finalize of mpi4py

@@ -1,7 +1,7 @@
 """Ranks as threads of one process: the test double of the real transports.
 
-Contract: the same frames, streams and errors as between processes, through queues instead of sockets. Arrays are copied when sent.
-Not here: speed; the threads share one interpreter.
+Contract: the same frames, streams and errors as between processes, through queues instead of sockets. Arrays are
+copied when sent. Not here: speed; the threads share one interpreter.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ThreadTransport(FrameTransport):
     def open(cls, world: World, timeout_s: float) -> ThreadTransport:
         if world.size != 1:
             raise WorldError(
-                f"rank {world.rank}: threads: expected a world of one, got {world.size} ranks in processes of their own; "
+                f"rank {world.rank}: threads: expected a world of one, got {world.size} ranks in processes; "
                 f"use zmq or mpi, or ddp.transport.threads.run"
             )
         return cls(Hub(1), 0)
@@ -70,8 +70,9 @@ class ThreadTransport(FrameTransport):
 def run(size: int, fn: Callable[[ThreadTransport], Any], timeout_s: float) -> list[Any]:
     """Run fn(transport) as every rank, each in a thread; the results by rank.
 
-    The first failure is raised again, with a note that names its rank; to the other ranks that rank is dead. If ranks still run
-    after `timeout_s`, DeadlineError names them (their threads are daemons: a thread cannot be ended from outside).
+    The first failure is raised again, with a note that names its rank; to the other ranks that rank is dead. If ranks
+    still run after `timeout_s`, DeadlineError names them (their threads are daemons: a thread cannot be ended from
+    outside).
     """
     hub = Hub(size)
     results: list[Any] = [None] * size
@@ -97,5 +98,7 @@ def run(size: int, fn: Callable[[ThreadTransport], Any], timeout_s: float) -> li
         error.add_note(f"raised on rank {rank} of {size}, in a thread")
         raise error
     if late := [rank for rank, thread in enumerate(threads) if thread.is_alive()]:
-        raise DeadlineError(f"threads.run: expected all ranks to end within {timeout_s:g} s, still running: {late}", rank=late[0])
+        raise DeadlineError(
+            f"threads.run: expected all ranks to end within {timeout_s:g} s, still running: {late}", rank=late[0]
+        )
     return results

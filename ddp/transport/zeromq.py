@@ -1,15 +1,19 @@
 """ZeroMQ: frames between processes over Unix sockets inside a host and TCP between hosts, with no library but a wheel.
 
 Contract
-- *Who gets in.* Every connection is CURVE: encrypted, and authenticated in both directions. From the job's secret, which the launcher
-  hands over in a file, each rank derives the one key pair of the job; a peer must prove that it has the same. Strangers are refused and
-  counted (`refused_peers`), and so are frames that are none of this job's (`dropped_frames`); neither disturbs the job.
-- *Who listens where.* All ranks on one Linux host: abstract Unix sockets, which leave nothing on disk. Otherwise TCP, bound to the one
-  interface that faces rank 0's address (IPv4), on ports that the system chooses; rank 0 alone listens on a known port, while the job starts.
-- *How the ranks meet.* All report the address of their ROUTER to rank 0, which answers with the list once it is complete. Then each
-  rank connects one DEALER to each peer's ROUTER and sends through it; so a connection carries frames one way, and both ends see it end.
-- *Death.* Nothing reconnects. A connection that ends is a peer that left (its goodbye came) or died (none came). A process that is
-  killed is noticed within GRACE_S, wherever the others wait; one that is stopped, or a host that vanishes, by the deadline.
+- *Who gets in.* Every connection is CURVE: encrypted, and authenticated in both directions. From the job's secret,
+  which the launcher hands over in a file, each rank derives the one key pair of the job; a peer must prove that it
+  has the same. Strangers are refused and counted (`refused_peers`), and so are frames that are none of this job's
+  (`dropped_frames`); neither disturbs the job.
+- *Who listens where.* All ranks on one Linux host: abstract Unix sockets, which leave nothing on disk. Otherwise TCP,
+  bound to the one interface that faces rank 0's address (IPv4), on ports that the system chooses; rank 0 alone
+  listens on a known port, while the job starts.
+- *How the ranks meet.* All report the address of their ROUTER to rank 0, which answers with the list once it is
+  complete. Then each rank connects one DEALER to each peer's ROUTER and sends through it; so a connection carries
+  frames one way, and both ends see it end.
+- *Death.* Nothing reconnects. A connection that ends is a peer that left (its goodbye came) or died (none came). A
+  process that is killed is noticed within GRACE_S, wherever the others wait; one that is stopped, or a host that
+  vanishes, by the deadline.
 
 Limits: about six file descriptors a peer, so `ulimit -n 1024` is enough for 150 ranks.
 Not here: what the frames mean (`framed`), the launcher that makes the secret.
@@ -42,7 +46,8 @@ from ddp.wire import MAX_PAYLOAD_BYTES, Frame, Kind, job_id, pack, payload, unpa
 
 # After a connection ended, how long the last frames that came before may take to be seen. They come by another socket.
 GRACE_S = 0.05
-# From here on an array is sent from where it is: two memory copies less, but a detour by the thread of pyzmq that frees it.
+# From here on an array is sent from where it is: a copy and its page faults less, but a detour by the thread of pyzmq
+# that frees it.
 ZERO_COPY_BYTES = 64 << 10
 # How long closing waits for goodbyes to be written to peers that do not read.
 LINGER_MS = 1000
@@ -97,14 +102,16 @@ class ZMQTransport(FrameTransport):
     # -- frames -----------------------------------------------------------------------------------------------------
 
     def flush(self, deadline: Deadline) -> None:
-        """Wait for ZeroMQ's own thread, which goes on whatever the peer's program does; the end of a connection frees its arrays."""
+        """Wait for ZeroMQ's own threads, here and at the peers. When a connection ends, its arrays are let go."""
         while self._unsent:
             peer, tracker = self._unsent[-1]
             try:
-                tracker.wait(deadline.remaining_s())
+                tracker.wait(min(GRACE_S, deadline.remaining_s()))
+                self._unsent.pop()
             except zmq.NotDone:
-                raise DeadlineError(f"rank {self.rank}: flush: {deadline.text(peer)}", rank=peer) from None
-            self._unsent.pop()
+                if deadline.expired():
+                    raise DeadlineError(f"rank {self.rank}: flush: {deadline.text(peer)}", rank=peer) from None
+                self._pump(0.0)
 
     def _post(self, frame: Frame, peer: int, data: np.ndarray) -> bool:
         dealer = self._dealers.get(peer)
@@ -112,7 +119,7 @@ class ZMQTransport(FrameTransport):
             return False
         try:
             dealer.send(pack(frame, self._job), zmq.NOBLOCK | zmq.SNDMORE)
-            body = data.view(np.uint8)  # NumPy exports no buffer of bfloat16
+            body = data.view(np.uint8).data  # NumPy exports no buffer of bfloat16
             if data.nbytes < ZERO_COPY_BYTES:
                 dealer.send(body, zmq.NOBLOCK)
             else:
@@ -176,8 +183,9 @@ class ZMQTransport(FrameTransport):
             self._monitor(dealer, zmq.EVENT_HANDSHAKE_SUCCEEDED | _REFUSALS | _ENDS, partial(self._noticed, peer))
             dealer.connect(endpoints[peer])
         while missing := [peer for peer in self._others() if peer not in self._up & self._met]:
-            if self._failure is not None:
-                raise PeerLostError(f"rank {self.rank}: open: {self._failure.text}", rank=self._failure.rank)
+            # Not at every failure: peers may have met, gone on and failed while we are still on our way.
+            if gone := [peer for peer in missing if peer in self._gone]:
+                raise PeerLostError(f"rank {self.rank}: open: rank {gone[0]} {self._gone[gone[0]]}", rank=gone[0])
             if deadline.expired():
                 raise self._nobody(missing, deadline)
             self._pump(deadline.remaining_s())
@@ -249,7 +257,8 @@ class ZMQTransport(FrameTransport):
         endpoints = text.split("\n")
         if len(endpoints) != self.size:
             raise WorldError(
-                f"rank {self.rank}: open: expected {self.size} ranks, rank 0 knows {len(endpoints)}; start all with the same size"
+                f"rank {self.rank}: open: expected {self.size} ranks, got {len(endpoints)} from rank 0; "
+                f"start all ranks with the same size"
             )
         return endpoints
 
@@ -344,7 +353,9 @@ def _identity(rank: int) -> bytes:
 
 def read_secret(world: World) -> bytes:
     """The 32 bytes of the job's secret, from the file that the launcher names. They appear in no message."""
-    remedy = "start with ddprun, or set LOCKSTEP_KEY_FILE to a file of mode 0600 with 64 hex characters, the same on all hosts"
+    remedy = (
+        "start with ddprun, or set LOCKSTEP_KEY_FILE to a file with 64 hex characters, mode 0600, the same everywhere"
+    )
     where = f"rank {world.rank}: open"
     if not world.key_file:
         raise WorldError(f"{where}: expected the job's key file, got none; {remedy}")
@@ -353,7 +364,9 @@ def read_secret(world: World) -> bytes:
             info = os.fstat(file.fileno())
             text = file.read(66).strip()  # 64 and a line end
     except (OSError, UnicodeDecodeError) as error:
-        raise WorldError(f"{where}: expected a readable key file, got {type(error).__name__}: {world.key_file}; {remedy}") from None
+        raise WorldError(
+            f"{where}: expected a readable key file, got {type(error).__name__}: {world.key_file}; {remedy}"
+        ) from None
     if info.st_nlink and info.st_mode & 0o077:  # no link: a file in memory, seen by those who inherited it
         raise WorldError(
             f"{where}: expected a key file that only its owner can read, got mode {info.st_mode & 0o777:04o}; "
@@ -369,7 +382,7 @@ def read_secret(world: World) -> bytes:
 
 
 def job_keys(secret: bytes) -> tuple[bytes, bytes]:
-    """The job's CURVE key pair (public, secret), in Z85. Every rank has the same: it stands for the job, not for a rank."""
+    """The CURVE key pair (public, secret) in Z85. All ranks have the same: it stands for the job, not for a rank."""
     private = z85.encode(hashlib.sha256(b"lockstep curve\0" + secret).digest())
     return zmq.curve_public(private), private
 

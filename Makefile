@@ -1,0 +1,44 @@
+# make demo: trains on real digits with two processes.   make test: the whole suite.   Both make .venv if there is none.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ORACLE := .venv-oracle
+
+.PHONY: demo test test-oracle lint package clean
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[demo,dev,mpi-local]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/ddprun -n 2 examples/digits.py
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# The same tables against PyTorch itself.
+$(ORACLE)/installed: pyproject.toml
+	$(PYTHON) -m venv $(ORACLE)
+	$(ORACLE)/bin/python -m pip install --quiet --upgrade pip
+	$(ORACLE)/bin/python -m pip install --quiet 'torch==2.13.0' --editable '.[dev]'
+	touch $@
+
+test-oracle: $(ORACLE)/installed
+	$(ORACLE)/bin/python -m pytest -k oracle
+
+# The wheel builds, installs into a clean environment, and works there.
+package: $(VENV)/installed
+	rm -rf build/wheel build/clean
+	$(BIN)/python -m build --wheel --outdir build/wheel .
+	$(PYTHON) -m venv build/clean
+	build/clean/bin/python -m pip install --quiet build/wheel/*.whl
+	cd build/clean && bin/ddprun -n 2 -m ddp
+
+clean:
+	rm -rf $(VENV) $(ORACLE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache runs data

@@ -1,0 +1,454 @@
+"""torch.distributed: one process's part in the job.
+
+Contract: without a launcher the world is this process alone and every call works, so a script has no `if distributed`. `init_process_group` is the
+first thing here that opens anything. A rank that ends by an exception tells the others, who then raise instead of waiting.
+Not here: torch.distributed's pickled objects; what crosses the wire is arrays, or JSON (`all_gather_object` and its like).
+"""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import json
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+
+from core._tensor import Tensor, wrap
+from core.errors import ArgumentError, DTypeError, unknown_name
+from ddp.env import World, world_from_env
+from ddp.errors import DDPError, WorldError
+from ddp.group import Lane, ProcessGroup, Work, _seconds
+from ddp.transport import TRANSPORTS, open_transport
+from ddp.transport.threads import run as _run_threads
+
+DEFAULT_TIMEOUT_S = 600.0
+
+# who started us -> what we talk over, unless told
+_BY_LAUNCHER = {"openmpi": "mpi", "mpich": "mpi", "pmix": "mpi", "slurm": "mpi"}
+# torch's backends that a script may name: what they do, ours do
+_ALIASES = {"gloo": None, "nccl": None, "ucc": None}
+
+
+class ReduceOp:
+    """How a reduction combines elements."""
+
+    SUM = "sum"
+    PRODUCT = "product"
+    MIN = "min"
+    MAX = "max"
+    BAND = "band"
+    BOR = "bor"
+    BXOR = "bxor"
+    AVG = "avg"
+
+
+class Group:
+    """Names for `group=`: WORLD is every rank."""
+
+    WORLD: Any = None
+    NON_GROUP_MEMBER: Any = object()
+
+
+group = Group
+GroupMember = Group
+
+
+class _State(threading.local):
+    """The default group: of the process, unless this thread is a rank of its own (`run_threads`)."""
+
+    own: ProcessGroup | None = None
+
+
+_state = _State()
+_process: ProcessGroup | None = None
+_groups_made: dict[int, int] = {}  # id of a lane -> groups made on it, the world included
+
+
+def init_process_group(
+    backend: str | None = None,
+    init_method: str | None = None,
+    timeout: Any = None,
+    world_size: int = -1,
+    rank: int = -1,
+    store: Any = None,
+    group_name: str = "",
+    pg_options: Any = None,
+    device_id: Any = None,
+) -> None:
+    """Join the job that the environment (ddprun, mpirun, srun, torchrun's variables) or `rank`, `world_size` and `init_method` describe.
+
+    `backend`: "mpi", "zmq", or None for what suits the launcher ("gloo" and "nccl" mean None). `timeout` (seconds or a timedelta) bounds
+    every wait. Errors: WorldError, an unknown backend, a missing library, DeadlineError naming who did not come.
+    """
+    global _process
+    if _default() is not None:
+        raise DDPError("init_process_group: trying to initialize the default process group twice; call destroy_process_group() first")
+    if store is not None:
+        raise ArgumentError("init_process_group: expected init_method or the environment, got a store; leave store out")
+    timeout_s = DEFAULT_TIMEOUT_S if timeout is None else _seconds(timeout)
+    world = _world(init_method, world_size, rank)
+    name = backend.split(":")[-1] if backend and backend.startswith("cpu:") else backend
+    if name is not None and name not in TRANSPORTS and name not in _ALIASES:
+        raise ArgumentError(unknown_name("init_process_group", "backend", name, ["mpi", "zmq"]))
+    name = _ALIASES.get(name, name) if name is not None else None
+    if name is None:
+        name = "loopback" if world.size == 1 else _BY_LAUNCHER.get(world.launcher, "zmq")
+    transport = open_transport(name, world, timeout_s)
+    _process = _first_group(Lane(transport), world, timeout_s)
+    if world.size > 1:
+        _tell_others_of_exceptions(_process)
+    atexit.register(_leave)
+
+
+def _world(init_method: str | None, world_size: int, rank: int) -> World:
+    if init_method in (None, "env://") and (rank < 0) and (world_size < 0):
+        return world_from_env()
+    url = urlparse(init_method or "env://")
+    if url.scheme not in ("env", "tcp"):
+        raise WorldError(f"init_process_group: expected init_method env:// or tcp://host:port, got {init_method!r}")
+    world = world_from_env() if url.scheme == "env" else World(launcher="tcp")
+    size = world_size if world_size >= 0 else world.size
+    me = rank if rank >= 0 else world.rank
+    if not 0 <= me < size:
+        raise WorldError(f"init_process_group: expected 0 <= rank < world_size, got rank {me}, world_size {size}")
+    if (world.rank, world.size) == (me, size):
+        return world
+    changes: dict[str, Any] = {"rank": me, "size": size, "local_rank": me, "local_size": size}
+    if url.scheme == "tcp":
+        changes |= {"master_addr": url.hostname or "", "master_port": url.port or 0}
+    return dataclasses.replace(world, **changes)
+
+
+def _first_group(lane: Lane, world: World, timeout_s: float) -> ProcessGroup:
+    _groups_made[id(lane)] = 1
+    return ProcessGroup(lane, world, range(world.size), 0, timeout_s)
+
+
+def _tell_others_of_exceptions(pg: ProcessGroup) -> None:
+    """An exception that nobody catches ends this rank only; without a word the others would wait for it."""
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        previous(kind, error, trace)
+        sys.stderr.flush()
+        if _process is pg:
+            pg.lane.transport.abort(f"{kind.__name__}: {error}")
+
+    sys.excepthook = hook
+
+
+def _leave() -> None:
+    if _process is not None:
+        destroy_process_group()
+
+
+def destroy_process_group(group: ProcessGroup | None = None) -> None:
+    """Leave the job: the others see a goodbye. A sub-group only ends here."""
+    global _process
+    pg = _default()
+    if pg is None:
+        raise DDPError("destroy_process_group: expected a process group, got none; call init_process_group() first")
+    if group is not None and group is not pg:
+        return
+    _groups_made.pop(id(pg.lane), None)
+    if _state.own is pg:
+        _state.own = None
+    else:
+        _process = None
+    pg.lane.close()
+
+
+def run_threads(size: int, fn: Callable[[], Any], timeout_s: float = 60.0) -> list[Any]:
+    """Run fn() on `size` threads, each a rank of a world of its own, for tests and debugging. Returns the results by rank."""
+
+    def main(transport: Any) -> Any:
+        world = World(rank=transport.rank, size=size, local_rank=transport.rank, local_size=size, launcher="threads")
+        _state.own = pg = _first_group(Lane(transport), world, timeout_s)
+        try:
+            return fn()
+        finally:
+            _state.own = None
+            if pg.lane._thread is not None:
+                pg.lane._queue.put(None)
+
+    return _run_threads(size, main, timeout_s)
+
+
+# -- who am I ------------------------------------------------------------------------------------------------------------
+
+
+def _default() -> ProcessGroup | None:
+    return _state.own or _process
+
+
+def _group(group: Any) -> ProcessGroup:
+    pg = _default() if group is None else group
+    if pg is None:
+        raise DDPError("Default process group has not been initialized: expected init_process_group() before this call")
+    if not isinstance(pg, ProcessGroup):
+        raise ArgumentError(f"group: expected a process group that this rank is a member of, got {pg!r}")
+    return pg
+
+
+def is_available() -> bool:
+    """True: nothing has to be compiled in."""
+    return True
+
+
+def is_initialized() -> bool:
+    """Whether this process (or thread) has joined a job."""
+    return _default() is not None
+
+
+def is_mpi_available() -> bool:
+    """Whether mpi4py is installed."""
+    import importlib.util
+
+    return importlib.util.find_spec("mpi4py") is not None
+
+
+def is_torchelastic_launched() -> bool:
+    """False: torchrun started nothing here."""
+    return False
+
+
+def get_rank(group: Any = None) -> int:
+    """This process's rank in the group, from 0."""
+    return _group(group).rank
+
+
+def get_world_size(group: Any = None) -> int:
+    """How many ranks the group has."""
+    return _group(group).size
+
+
+def get_backend(group: Any = None) -> str:
+    """The name of the transport."""
+    return _group(group).backend
+
+
+def get_world() -> World:
+    """This process's place in the job, as the launcher described it."""
+    return _group(None).world
+
+
+def new_group(ranks: Sequence[int] | None = None, timeout: Any = None, backend: Any = None, **_: Any) -> Any:
+    """A group of some ranks. Every rank of the world calls it, in the same order; those outside get `Group.NON_GROUP_MEMBER`."""
+    pg = _group(None)
+    number = _groups_made[id(pg.lane)]
+    _groups_made[id(pg.lane)] += 1
+    members = sorted(range(pg.world.size) if ranks is None else ranks)
+    if pg.world.rank not in members:
+        return Group.NON_GROUP_MEMBER
+    return ProcessGroup(pg.lane, pg.world, members, number, pg.timeout_s if timeout is None else _seconds(timeout))
+
+
+def get_group_rank(group: ProcessGroup, global_rank: int) -> int:
+    """A rank of the world as a rank of the group."""
+    return group.group_rank(global_rank, "get_group_rank")
+
+
+def get_global_rank(group: ProcessGroup, group_rank: int) -> int:
+    """A rank of the group as a rank of the world."""
+    return group.ranks[group_rank]
+
+
+def get_process_group_ranks(group: Any = None) -> list[int]:
+    """The world's ranks in the group."""
+    return list(_group(group).ranks)
+
+
+# -- collectives: torch.distributed's signatures; ranks are the world's -------------------------------------------------------
+
+
+def all_reduce(tensor: Tensor, op: str = ReduceOp.SUM, group: Any = None, async_op: bool = False) -> Work | None:
+    """Every rank's tensor becomes the reduction over all. In place."""
+    return _group(group).all_reduce(tensor, op, async_op)
+
+
+def reduce(tensor: Tensor, dst: int = 0, op: str = ReduceOp.SUM, group: Any = None, async_op: bool = False) -> Work | None:
+    """The tensor of `dst` becomes the reduction over all. In place there."""
+    pg = _group(group)
+    return pg.reduce(tensor, pg.group_rank(dst, "reduce"), op, async_op)
+
+
+def broadcast(tensor: Tensor, src: int = 0, group: Any = None, async_op: bool = False) -> Work | None:
+    """Every rank's tensor becomes that of `src`. In place."""
+    pg = _group(group)
+    return pg.broadcast(tensor, pg.group_rank(src, "broadcast"), async_op)
+
+
+def all_gather(tensor_list: Sequence[Tensor], tensor: Tensor, group: Any = None, async_op: bool = False) -> Work | None:
+    """tensor_list[r] becomes the tensor of rank r, on every rank."""
+    return _group(group).all_gather(tensor_list, tensor, async_op)
+
+
+def all_gather_into_tensor(output_tensor: Tensor, input_tensor: Tensor, group: Any = None, async_op: bool = False) -> Work | None:
+    """output (size·n, *) or (size, n, *) becomes all the inputs (n, *), in rank order."""
+    pg = _group(group)
+    return pg.all_gather(_blocks(output_tensor, input_tensor, pg, "all_gather_into_tensor"), input_tensor, async_op)
+
+
+def gather(
+    tensor: Tensor, gather_list: Sequence[Tensor] | None = None, dst: int = 0, group: Any = None, async_op: bool = False
+) -> Work | None:
+    """gather_list[r] becomes the tensor of rank r, on `dst`."""
+    pg = _group(group)
+    return pg.gather(tensor, gather_list, pg.group_rank(dst, "gather"), async_op)
+
+
+def scatter(
+    tensor: Tensor, scatter_list: Sequence[Tensor] | None = None, src: int = 0, group: Any = None, async_op: bool = False
+) -> Work | None:
+    """The tensor of rank r becomes scatter_list[r] of `src`."""
+    pg = _group(group)
+    return pg.scatter(tensor, scatter_list, pg.group_rank(src, "scatter"), async_op)
+
+
+def reduce_scatter(
+    output: Tensor, input_list: Sequence[Tensor], op: str = ReduceOp.SUM, group: Any = None, async_op: bool = False
+) -> Work | None:
+    """The output of rank r becomes the reduction of input_list[r] over all ranks."""
+    return _group(group).reduce_scatter(output, input_list, op, async_op)
+
+
+def reduce_scatter_tensor(
+    output: Tensor, input: Tensor, op: str = ReduceOp.SUM, group: Any = None, async_op: bool = False
+) -> Work | None:
+    """The output (n, *) of rank r becomes block r of the reduction of the inputs (size·n, *)."""
+    pg = _group(group)
+    return pg.reduce_scatter(output, _blocks(input, output, pg, "reduce_scatter_tensor"), op, async_op)
+
+
+def all_to_all(
+    output_tensor_list: Sequence[Tensor], input_tensor_list: Sequence[Tensor], group: Any = None, async_op: bool = False
+) -> Work | None:
+    """output[s] on rank r becomes input[r] of rank s. All of one shape."""
+    return _group(group).all_to_all(output_tensor_list, input_tensor_list, async_op)
+
+
+def all_to_all_single(output: Tensor, input: Tensor, group: Any = None, async_op: bool = False) -> Work | None:
+    """`all_to_all` of the equal blocks of one tensor."""
+    pg = _group(group)
+    return pg.all_to_all(_equal_blocks(output, pg, "all_to_all_single"), _equal_blocks(input, pg, "all_to_all_single"), async_op)
+
+
+def barrier(group: Any = None, async_op: bool = False, device_ids: Any = None) -> Work | None:
+    """Return when every rank has come here."""
+    return _group(group).barrier(async_op)
+
+
+def monitored_barrier(group: Any = None, timeout: Any = None, wait_all_ranks: bool = False) -> None:
+    """`barrier` with a deadline of its own; the error names who is missing, as that of every call here does."""
+    _group(group).barrier(False, None if timeout is None else _seconds(timeout))
+
+
+def send(tensor: Tensor, dst: int, group: Any = None, tag: int = 0) -> None:
+    """Send to a rank, which calls `recv` with the same tag."""
+    pg = _group(group)
+    pg.send(tensor, pg.group_rank(dst, "send"), tag)
+
+
+def recv(tensor: Tensor, src: int, group: Any = None, tag: int = 0) -> int:
+    """Receive from a rank, in place. Returns the source."""
+    pg = _group(group)
+    pg.recv(tensor, pg.group_rank(src, "recv"), tag)
+    return src
+
+
+def isend(tensor: Tensor, dst: int, group: Any = None, tag: int = 0) -> Work:
+    """`send` without waiting."""
+    pg = _group(group)
+    return pg.send(tensor, pg.group_rank(dst, "isend"), tag, async_op=True)
+
+
+def irecv(tensor: Tensor, src: int, group: Any = None, tag: int = 0) -> Work:
+    """`recv` without waiting."""
+    pg = _group(group)
+    return pg.recv(tensor, pg.group_rank(src, "irecv"), tag, async_op=True)
+
+
+def _blocks(whole: Tensor, part: Tensor, pg: ProcessGroup, where: str) -> list[Tensor]:
+    """`whole`, which holds one `part` for each rank, as views of them."""
+    if whole._a.size != part._a.size * pg.size or not whole._a.flags.c_contiguous:
+        raise ArgumentError(
+            f"rank {pg.world.rank}: {where}: expected a contiguous tensor of {pg.size} × {part._a.size} elements, "
+            f"got shape {tuple(whole.shape)}"
+        )
+    return [wrap(a) for a in whole._a.reshape(pg.size, *part._a.shape)]
+
+
+def _equal_blocks(whole: Tensor, pg: ProcessGroup, where: str) -> list[Tensor]:
+    if not whole._a.ndim or whole._a.shape[0] % pg.size or not whole._a.flags.c_contiguous:
+        raise ArgumentError(
+            f"rank {pg.world.rank}: {where}: expected a contiguous tensor whose first dimension divides into {pg.size}, "
+            f"got shape {tuple(whole.shape)}"
+        )
+    return [wrap(a) for a in np.split(whole._a, pg.size)]
+
+
+# -- objects: JSON, never pickle ---------------------------------------------------------------------------------------------
+
+
+def _encode(value: Any, where: str) -> np.ndarray:
+    try:
+        return np.frombuffer(json.dumps(value).encode(), np.uint8).copy()
+    except (TypeError, ValueError) as e:
+        raise DTypeError(f"{where}: expected an object that JSON can carry (numbers, strings, lists, dicts, None), got {e}") from None
+
+
+def _decode(array: np.ndarray) -> Any:
+    return json.loads(array.tobytes().decode())
+
+
+def _padded(pg: ProcessGroup, value: Any, where: str) -> tuple[Tensor, list[int]]:
+    """The value's JSON, padded to the longest of all ranks, and the true lengths."""
+    data = _encode(value, where)
+    lengths = [wrap(np.zeros(1, np.int64)) for _ in range(pg.size)]
+    pg.all_gather(lengths, wrap(np.array([data.size])))
+    sizes = [int(t._a[0]) for t in lengths]
+    return wrap(np.pad(data, (0, max(sizes) - data.size))), sizes
+
+
+def all_gather_object(object_list: list[Any], obj: Any, group: Any = None) -> None:
+    """object_list[r] becomes rank r's object, on every rank. Objects travel as JSON."""
+    pg = _group(group)
+    data, sizes = _padded(pg, obj, "all_gather_object")
+    rows = [wrap(np.empty_like(data._a)) for _ in range(pg.size)]
+    pg.all_gather(rows, data)
+    object_list[:] = [_decode(row._a[:n]) for row, n in zip(rows, sizes)]
+
+
+def gather_object(obj: Any, object_gather_list: list[Any] | None = None, dst: int = 0, group: Any = None) -> None:
+    """object_gather_list[r] becomes rank r's object, on `dst`. Objects travel as JSON."""
+    everyone: list[Any] = []
+    all_gather_object(everyone, obj, group)
+    if _group(group).world.rank == dst and object_gather_list is not None:
+        object_gather_list[:] = everyone
+
+
+def broadcast_object_list(object_list: list[Any], src: int = 0, group: Any = None, device: Any = None) -> None:
+    """Every rank's list becomes that of `src`. Objects travel as JSON."""
+    pg = _group(group)
+    root = pg.group_rank(src, "broadcast_object_list")
+    data = _encode(object_list, "broadcast_object_list") if pg.rank == root else np.empty(0, np.uint8)
+    length = wrap(np.array([data.size]))
+    pg.broadcast(length, root)
+    t = wrap(data if pg.rank == root else np.empty(int(length._a[0]), np.uint8))
+    pg.broadcast(t, root)
+    object_list[:] = _decode(t._a)
+
+
+def scatter_object_list(
+    scatter_object_output_list: list[Any], scatter_object_input_list: list[Any] | None = None, src: int = 0, group: Any = None
+) -> None:
+    """The first element of rank r's output list becomes element r of the input list of `src`. Objects travel as JSON."""
+    pg = _group(group)
+    everything = list(scatter_object_input_list or [None] * pg.size)
+    broadcast_object_list(everything, src, group)
+    scatter_object_output_list[0] = everything[pg.rank]

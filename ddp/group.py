@@ -1,0 +1,282 @@
+"""A process group: ranks that make collective calls together, in one order, over one transport.
+
+Contract: calls are numbered as they are made, so every rank must make the same ones in the same order. An asynchronous call returns a `Work` and
+runs in the transport's own thread; a synchronous one runs at once if nothing is waiting there, else behind it. Tensors on a device are
+staged through the host. Not here: torch.distributed's names and defaults (`ddp.distributed`), how bytes move (`ddp.transport`).
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from core import backend
+from core._tensor import Tensor
+from core.errors import ArgumentError, DTypeError, ShapeError
+from ddp.env import World
+from ddp.errors import DDPError
+from ddp.transport.base import Call, Deadline, Transport
+
+
+class Work:
+    """A call that is under way."""
+
+    def __init__(self, task: Callable[[], Any]):
+        self._task = task
+        self._done = threading.Event()
+        self._error: BaseException | None = None
+        self._result: Any = None
+
+    def _run(self) -> None:
+        try:
+            self._result = self._task()
+        except BaseException as e:
+            self._error = e
+        self._task = _nothing  # lets go of the arrays
+        self._done.set()
+
+    def wait(self, timeout: Any = None) -> bool:
+        """Return when it has ended; raises its error. It has a deadline of its own, so `timeout` (seconds) only shortens the wait."""
+        if not self._done.wait(_seconds(timeout) if timeout is not None else None):
+            raise DDPError(f"wait: expected the call to end within {_seconds(timeout):g} s, got nothing; it is still under way")
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def is_completed(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self._done.is_set()
+
+    def is_success(self) -> bool:
+        """Whether it has ended well."""
+        return self._done.is_set() and self._error is None
+
+    def exception(self) -> BaseException | None:
+        """Its error, if it has ended with one."""
+        return self._error
+
+    def result(self) -> Any:
+        """What it computed; waits."""
+        self.wait()
+        return self._result
+
+
+def _nothing() -> None:
+    return None
+
+
+class Lane:
+    """One transport's queue: calls run one at a time, in the order they were made."""
+
+    def __init__(self, transport: Transport):
+        self.transport = transport
+        self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # held by whoever uses the transport
+        self._waiting = 0  # works that are queued or running in the thread
+        self._count = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def call(self, task: Callable[[], Any]) -> Any:
+        """Run now, or behind what is queued."""
+        if not self._waiting:
+            with self._lock:
+                return task()
+        return self.post(task).result()
+
+    def post(self, task: Callable[[], Any]) -> Work:
+        """Queue, and return at once."""
+        work = Work(task)
+        with self._count:
+            self._waiting += 1
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name=f"ddp rank {self.transport.rank}", daemon=True)
+            self._thread.start()
+        self._queue.put(work)
+        return work
+
+    def _serve(self) -> None:
+        while (work := self._queue.get()) is not None:
+            with self._lock:
+                work._run()
+            with self._count:
+                self._waiting -= 1
+            del work
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join(timeout=5)
+            self._thread = None
+        if self._lock.acquire(timeout=1):  # a call that hangs keeps the transport; its deadline ends it
+            try:
+                self.transport.close()
+            finally:
+                self._lock.release()
+
+
+class ProcessGroup:
+    """Ranks `ranks` of the world. `rank` and `size` count inside the group, from 0."""
+
+    def __init__(self, lane: Lane, world: World, ranks: Sequence[int], number: int, timeout_s: float):
+        self.lane, self.world, self.ranks, self.number, self.timeout_s = lane, world, tuple(ranks), number, timeout_s
+        whole = tuple(range(world.size))
+        self.transport = lane.transport if self.ranks == whole else lane.transport.subset(self.ranks)
+        self.rank, self.size = self.transport.rank, self.transport.size
+        self._calls = 0
+
+    @property
+    def backend(self) -> str:
+        return self.transport.name
+
+    def group_rank(self, rank: int, where: str) -> int:
+        """A rank of the world as a rank of this group."""
+        if rank not in self.ranks:
+            raise ArgumentError(f"rank {self.world.rank}: {where}: expected a rank of this group, {list(self.ranks)}, got {rank}")
+        return self.ranks.index(rank)
+
+    # -- collectives on tensors; in place where torch's are ---------------------------------------------------------------
+
+    def all_reduce(self, tensor: Tensor, op: str, async_op: bool = False) -> Any:
+        flat = Flat(tensor, writes=True)
+        call = self._call("all_reduce", flat.array, op)
+        return self._go(lambda d: (self.transport.all_reduce(flat.array, op, call, d), flat.store()), async_op)
+
+    def reduce(self, tensor: Tensor, dst: int, op: str, async_op: bool = False) -> Any:
+        flat = Flat(tensor, writes=True)
+        call = self._call("reduce", flat.array, f"{op}, root={dst}")
+        return self._go(
+            lambda d: (self.transport.reduce(flat.array, op, dst, call, d), self.rank == dst and flat.store()), async_op
+        )
+
+    def broadcast(self, tensor: Tensor, src: int, async_op: bool = False) -> Any:
+        flat = Flat(tensor, writes=True)
+        call = self._call("broadcast", flat.array, f"root={src}")
+        return self._go(lambda d: (self.transport.broadcast(flat.array, src, call, d), flat.store()), async_op)
+
+    def all_gather(self, outputs: Sequence[Tensor], tensor: Tensor, async_op: bool = False) -> Any:
+        outs = self._alike(outputs, tensor, "all_gather")
+        flat = Flat(tensor)
+        call = self._call("all_gather", flat.array)
+        return self._go(lambda d: _spread(self.transport.all_gather(flat.array, call, d), outs), async_op)
+
+    def gather(self, tensor: Tensor, outputs: Sequence[Tensor] | None, dst: int, async_op: bool = False) -> Any:
+        if (outputs is not None and len(outputs) > 0) != (self.rank == dst):
+            raise ArgumentError(f"rank {self.world.rank}: gather: expected gather_list on the destination rank and only there")
+        outs = self._alike(outputs, tensor, "gather") if self.rank == dst and outputs is not None else []
+        flat = Flat(tensor)
+        call = self._call("gather", flat.array, f"root={dst}")
+
+        def task(d: Deadline) -> None:
+            rows = self.transport.gather(flat.array, dst, call, d)
+            if rows is not None:
+                _spread(rows, outs)
+
+        return self._go(task, async_op)
+
+    def scatter(self, tensor: Tensor, inputs: Sequence[Tensor] | None, src: int, async_op: bool = False) -> Any:
+        if (inputs is not None and len(inputs) > 0) != (self.rank == src):
+            raise ArgumentError(f"rank {self.world.rank}: scatter: expected scatter_list on the source rank and only there")
+        flat = Flat(tensor, writes=True)
+        blocks = None
+        if self.rank == src and inputs is not None:
+            blocks = np.concatenate([f.array for f in self._alike(inputs, tensor, "scatter", writes=False)])
+        call = self._call("scatter", flat.array, f"root={src}")
+        return self._go(lambda d: flat.store(self.transport.scatter(blocks, src, call, d)), async_op)
+
+    def reduce_scatter(self, output: Tensor, inputs: Sequence[Tensor], op: str, async_op: bool = False) -> Any:
+        flat = Flat(output, writes=True)
+        blocks = np.concatenate([f.array for f in self._alike(inputs, output, "reduce_scatter", writes=False)])
+        call = self._call("reduce_scatter", blocks, op)
+        return self._go(lambda d: flat.store(self.transport.reduce_scatter(blocks, op, call, d)), async_op)
+
+    def all_to_all(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], async_op: bool = False) -> Any:
+        blocks = np.concatenate([f.array for f in self._alike(inputs, inputs[0], "all_to_all", writes=False)])
+        outs = self._alike(outputs, inputs[0], "all_to_all")
+        call = self._call("all_to_all", blocks)
+        return self._go(lambda d: _spread(self.transport.all_to_all(blocks, call, d).reshape(self.size, -1), outs), async_op)
+
+    def barrier(self, async_op: bool = False, timeout_s: float | None = None) -> Any:
+        call = self._call("barrier", np.empty(0, np.uint8))
+        return self._go(lambda d: self.transport.barrier(call, d), async_op, timeout_s)
+
+    # -- point to point --------------------------------------------------------------------------------------------------
+
+    def send(self, tensor: Tensor, dst: int, tag: int, async_op: bool = False) -> Any:
+        flat = Flat(tensor)
+        call = self._point(flat.array, tag)
+
+        def task(d: Deadline) -> None:
+            self.transport.send_pieces(dst, flat.array, call, d)
+            self.transport.flush(d)
+
+        return self._go(task, async_op)
+
+    def recv(self, tensor: Tensor, src: int, tag: int, async_op: bool = False) -> Any:
+        flat = Flat(tensor, writes=True)
+        call = self._point(flat.array, tag)
+        return self._go(lambda d: (self.transport.recv_pieces(src, flat.array, call, d), flat.store()), async_op)
+
+    # -- parts -----------------------------------------------------------------------------------------------------------
+
+    def _call(self, name: str, array: np.ndarray, detail: str = "") -> Call:
+        self._calls += 1
+        return Call(name, self._calls, array.dtype.name, array.size, detail, self.number)
+
+    def _point(self, array: np.ndarray, tag: int) -> Call:
+        return Call("send", tag, array.dtype.name, array.size, "", self.number)
+
+    def _go(self, task: Callable[[Deadline], Any], async_op: bool, timeout_s: float | None = None) -> Work | None:
+        seconds = self.timeout_s if timeout_s is None else timeout_s
+        # the clock starts when the call starts, not when it is queued: what is queued before it has deadlines of its own
+        if async_op:
+            return self.lane.post(lambda: task(Deadline.after(seconds)))
+        self.lane.call(lambda: task(Deadline.after(seconds)))
+        return None
+
+    def _alike(self, tensors: Sequence[Tensor], like: Tensor, where: str, writes: bool = True) -> list[Flat]:
+        """One tensor for each rank, all of one shape and dtype."""
+        if len(tensors) != self.size:
+            raise ArgumentError(f"rank {self.world.rank}: {where}: expected {self.size} tensors, one for each rank, got {len(tensors)}")
+        for t in tensors:
+            if t._a.shape != like._a.shape or t._a.dtype != like._a.dtype:
+                raise ShapeError(
+                    f"rank {self.world.rank}: {where}: expected tensors of {like.dtype} and shape {tuple(like.shape)}, "
+                    f"got {t.dtype} and {tuple(t.shape)}"
+                )
+        return [Flat(t, writes) for t in tensors]
+
+
+class Flat:
+    """A tensor's elements as a contiguous 1-D host array: the memory itself where possible, else a copy that `store` writes back."""
+
+    def __init__(self, tensor: Any, writes: bool = False):
+        if not isinstance(tensor, Tensor):
+            raise DTypeError(f"collective: expected a Tensor, got {type(tensor).__name__}")
+        if writes:
+            tensor._check_inplace("collective")
+        self.tensor = tensor
+        self.be = backend.of(tensor._a)
+        host = self.be.to_numpy(tensor._a)
+        self.array = np.ascontiguousarray(host).reshape(-1)
+        self.shared = host is tensor._a and np.shares_memory(self.array, host)
+
+    def store(self, array: np.ndarray | None = None) -> None:
+        """The tensor holds what `array` (or the buffer itself) holds."""
+        source = self.array if array is None else array
+        if source is not self.array or not self.shared:
+            a = self.tensor._a
+            a[...] = self.be.from_numpy(source.reshape(a.shape), self.be.index_of(a))
+        self.tensor._bump()
+
+
+def _spread(rows: np.ndarray, outs: Sequence[Flat]) -> None:
+    for row, out in zip(rows, outs):
+        out.store(row)
+
+
+def _seconds(timeout: Any) -> float:
+    return timeout.total_seconds() if hasattr(timeout, "total_seconds") else float(timeout)

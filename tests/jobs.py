@@ -1,0 +1,63 @@
+"""Starting real jobs from tests: ddprun and mpiexec, with a deadline, and nothing left behind."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PROGRAMS = Path(__file__).parent / "programs"
+
+# world and thread variables of whoever runs the tests must not reach the jobs
+_FOREIGN = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "LOCKSTEP_", "OMPI_", "PMI", "PRTE", "SLURM_")
+
+
+def environment():
+    env = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
+    env["PYTHONPATH"] = str(ROOT)
+    env["OMP_NUM_THREADS"] = env["OPENBLAS_NUM_THREADS"] = "1"
+    # Open MPI asks root to say so twice
+    return env | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+
+
+def mpiexec():
+    """The path of mpiexec beside this Python or on PATH; None if that or mpi4py is missing."""
+    beside = Path(sys.executable).parent / "mpiexec"
+    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    return found if importlib.util.find_spec("mpi4py") else None
+
+
+needs_mpi = pytest.mark.skipif(mpiexec() is None, reason="mpi4py or mpiexec is not installed (pip install 'lockstep-ddp[mpi-local]')")
+
+LAUNCHERS = {
+    "ddprun": lambda n: [sys.executable, "-m", "launch", "-n", str(n)],
+    "mpiexec": lambda n: [mpiexec(), "--oversubscribe", "-n", str(n), sys.executable],
+}
+
+
+def command(launcher, n, program, *args):
+    return [*LAUNCHERS[launcher](n), str(PROGRAMS / program), *map(str, args)]
+
+
+def run(argv, timeout_s=60, **kwargs):
+    """The finished job; its output is shown if it failed."""
+    kwargs.setdefault("env", environment())
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL, **kwargs)
+    assert done.returncode == 0, f"{' '.join(argv)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def processes_with(text):
+    """Process numbers of this machine whose command line holds the text."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if text.encode() in (entry / "cmdline").read_bytes() and (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                found.append(int(entry.name))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            pass
+    return found

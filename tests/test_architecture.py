@@ -1,0 +1,162 @@
+"""The house stays as it was drawn: who may import whom, who alone may import what, and that importing does nothing.
+
+All of it is read from the syntax trees; only the last tests run anything.
+"""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("core", "ddp", "launch")
+MODULES = {
+    str(p.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__"): p
+    for package in PACKAGES
+    for p in sorted((ROOT / package).rglob("*.py"))
+}
+
+# the only files that may import a library, at any place in the file
+ONLY_IN = {
+    "cupy": {"core.backend.cuda"},
+    "zmq": {"ddp.transport.zeromq"},
+    "mpi4py": {"ddp.transport.mpi"},
+    "ctypes": {"core.backend.onednn", "core.utils.data.worker", "launch.supervisor", "launch.secret"},
+    "pickle": {"core.serialize", "core.serialize.unpickle", "core.utils.data.worker", "core.utils.data.workers"},
+}
+
+# what a package may import while it is being imported, besides itself and the standard library
+LIBRARIES = {
+    "core": {"numpy", "ml_dtypes"},
+    "ddp": {"numpy", "ml_dtypes", "core", "zmq", "mpi4py"},
+    "launch": {"ddp.env", "ddp.errors"},
+}
+
+# inside core, low to high: a module imports its own floor and those below while it is being imported
+FLOORS = [
+    ["core.errors"],
+    ["core.dtypes"],
+    ["core.backend"],
+    ["core.devices", "core.engine"],
+    ["core._tensor", "core.printing"],
+    ["core.ops"],
+    ["core.functions", "core.creation", "core.rng", "core.indexing", "core.methods", "core.linalg", "core.fft", "core.special"],
+    ["core.autograd", "core.serialize", "core.cuda", "core.amp", "core.random"],
+    ["core._names"],
+    ["core.nn", "core.optim", "core.utils", "core.multiprocessing"],
+    ["core.vision"],
+]
+
+
+def imports(path, everywhere):
+    """(line, dotted name) of what a file imports; without `everywhere` only what importing the file itself imports."""
+    found = []
+
+    def visit(node, package):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) and not everywhere:
+                continue
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            if isinstance(child, ast.Import):
+                found.extend((child.lineno, a.name) for a in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{path}:{child.lineno}: expected absolute imports"
+                found.extend((child.lineno, f"{child.module}.{a.name}") for a in child.names)
+            visit(child, package)
+
+    visit(ast.parse(path.read_text()), None)
+    return found
+
+
+def is_within(name, parents):
+    return any(name == p or name.startswith(p + ".") for p in parents)
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_sole_importers(library):
+    importers = {m for m, p in MODULES.items() for _, name in imports(p, everywhere=True) if is_within(name, [library])}
+    assert importers <= ONLY_IN[library]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_directions(module):
+    package = module.partition(".")[0]
+    for line, name in imports(MODULES[module], everywhere=True):
+        top = name.partition(".")[0]
+        if top in PACKAGES:
+            allowed = {"core": {"core"}, "ddp": {"core", "ddp"}, "launch": {"launch", "ddp"}}[package]
+            assert top in allowed, f"{MODULES[module]}:{line}: {module} must not import {name}"
+            if package == "launch" and top == "ddp":
+                assert is_within(name, LIBRARIES["launch"]), f"{module}:{line}: launch knows of ddp only ddp.env, not {name}"
+    for line, name in imports(MODULES[module], everywhere=False):
+        top = name.partition(".")[0]
+        if top not in sys.stdlib_module_names and top not in PACKAGES:
+            assert is_within(name, LIBRARIES[package]), f"{module}:{line}: {package} must not import {name} while it is being imported"
+
+
+def floor(module):
+    for i, names in enumerate(FLOORS):
+        if is_within(module, names):
+            return i
+    return None
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("core.")])
+def test_floors(module):
+    mine = floor(module)
+    assert mine is not None, f"{module} is on no floor: say in FLOORS which modules it may use"
+    for line, name in imports(MODULES[module], everywhere=False):
+        theirs = floor(name)
+        if theirs is not None:
+            assert theirs <= mine, f"{module}:{line}: {module} must not import {name}, which is above it"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_say_what_they_are(module):
+    assert ast.get_docstring(ast.parse(MODULES[module].read_text())), f"{module} has no docstring"
+    if "." in module:
+        assert module.rpartition(".")[2] not in sys.stdlib_module_names - {"__main__", "signal"}, f"{module} shadows a module of the standard library"
+
+
+def run(code):
+    """What the code prints, as JSON, in a process of its own, from elsewhere."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+EFFECTS = """
+import json, os, sys, threading
+before = set(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else set()
+{imports}
+after = set(os.listdir("/proc/self/fd")) if before else set()
+print(json.dumps({{
+    "threads": threading.active_count(),
+    "files": len(after - before),
+    "loaded": [m for m in ("numpy", "cupy", "zmq", "mpi4py", "torch", "core.nn", "ddp.transport") if m in sys.modules],
+}}))
+"""
+
+
+@pytest.mark.parametrize(
+    "code, loaded",
+    [
+        ("import core", []),
+        ("import ddp", []),
+        ("import launch, launch.cli", []),
+        ("import core; core.Tensor", ["numpy"]),
+        ("import core.nn, core.optim, core.utils.data", ["numpy", "core.nn"]),
+    ],
+)
+def test_importing_does_nothing(code, loaded):
+    found = run(EFFECTS.format(imports=code))
+    assert found == {"threads": 1, "files": 0, "loaded": loaded}
+
+
+def test_packages_are_ours():
+    found = run("import json, core, ddp, launch; print(json.dumps([core.__file__, ddp.__file__, launch.__file__]))")
+    assert found == [str(ROOT / p / "__init__.py") for p in PACKAGES]

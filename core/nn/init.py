@@ -11,7 +11,16 @@ from typing import Any
 from core._tensor import Tensor, _grad_mode
 from core.errors import ArgumentError
 
-_GAINS = {"linear": 1.0, "conv1d": 1.0, "conv2d": 1.0, "conv3d": 1.0, "sigmoid": 1.0, "tanh": 5.0 / 3, "relu": math.sqrt(2.0), "selu": 0.75}
+_GAINS = {
+    "linear": 1.0,
+    "conv1d": 1.0,
+    "conv2d": 1.0,
+    "conv3d": 1.0,
+    "sigmoid": 1.0,
+    "tanh": 5.0 / 3,
+    "relu": math.sqrt(2.0),
+    "selu": 0.75,
+}
 
 
 def calculate_gain(nonlinearity: str, param: Any = None) -> float:
@@ -19,7 +28,9 @@ def calculate_gain(nonlinearity: str, param: Any = None) -> float:
     if nonlinearity == "leaky_relu":
         return math.sqrt(2.0 / (1 + (0.01 if param is None else param) ** 2))
     if nonlinearity not in _GAINS:
-        raise ArgumentError(f"calculate_gain: unsupported nonlinearity {nonlinearity!r}; known: leaky_relu, {', '.join(_GAINS)}")
+        raise ArgumentError(
+            f"calculate_gain: unsupported nonlinearity {nonlinearity!r}; known: leaky_relu, {', '.join(_GAINS)}"
+        )
     return _GAINS[nonlinearity]
 
 

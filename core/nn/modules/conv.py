@@ -8,9 +8,9 @@ from typing import Any
 from core._tensor import Tensor
 from core.creation import empty
 from core.errors import ArgumentError
-from core.nn import functional as F
+from core.nn.functional.conv import _conv as conv
 from core.nn import init
-from core.nn.functional import tuple_of
+from core.nn.functional._arguments import tuple_of
 from core.nn.modules.module import Module
 from core.nn.parameter import Parameter
 
@@ -37,7 +37,9 @@ class _ConvNd(Module):
         super().__init__()
         name, n = type(self).__name__, self.dims
         if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ArgumentError(f"{name}: expected channels divisible by groups, got {in_channels}, {out_channels}, groups {groups}")
+            raise ArgumentError(
+                f"{name}: expected channels divisible by groups, got {in_channels}, {out_channels}, groups {groups}"
+            )
         if padding_mode != "zeros":
             raise ArgumentError(f"{name}: expected padding_mode 'zeros', got {padding_mode!r}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
@@ -46,7 +48,9 @@ class _ConvNd(Module):
         self.padding = padding if isinstance(padding, str) else tuple_of(padding, n, name)
         self.dilation = tuple_of(dilation, n, name)
         self.padding_mode = padding_mode
-        self.weight = Parameter(empty(out_channels, in_channels // groups, *self.kernel_size, device=device, dtype=dtype))
+        self.weight = Parameter(
+            empty(out_channels, in_channels // groups, *self.kernel_size, device=device, dtype=dtype)
+        )
         if bias:
             self.bias = Parameter(empty(out_channels, device=device, dtype=dtype))
         else:
@@ -72,7 +76,7 @@ class _ConvNd(Module):
         return s if self.bias is not None else s + ", bias=False"
 
     def forward(self, input: Tensor) -> Tensor:
-        return F._conv(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups, self.dims)
+        return conv(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups, self.dims)
 
 
 class Conv1d(_ConvNd):

@@ -37,7 +37,7 @@ class Module:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What calling the module computes."""
-        raise NotImplementedError(f"Module [{type(self).__name__}] is missing the required \"forward\" function")
+        raise NotImplementedError(f'Module [{type(self).__name__}] is missing the required "forward" function')
 
     # -- calling -------------------------------------------------------------------------------------------------------
 
@@ -99,11 +99,15 @@ class Module:
             self.register_buffer(name, value, value.persistent)
         elif name in fields.get("_parameters", ()):
             if value is not None:
-                raise TypeError(f"cannot assign '{type(value).__name__}' as parameter '{name}': expected a Parameter or None")
+                raise TypeError(
+                    f"cannot assign '{type(value).__name__}' as parameter '{name}': expected a Parameter or None"
+                )
             self._parameters[name] = None
         elif name in fields.get("_modules", ()):
             if value is not None:
-                raise TypeError(f"cannot assign '{type(value).__name__}' as child module '{name}': expected a Module or None")
+                raise TypeError(
+                    f"cannot assign '{type(value).__name__}' as child module '{name}': expected a Module or None"
+                )
             self._modules[name] = None
         elif name in fields.get("_buffers", ()):
             if value is not None and not isinstance(value, Tensor):
@@ -119,7 +123,9 @@ class Module:
             if found is not None and name in found:
                 return found[name]
         if "_modules" not in fields and name in ("_modules", "_parameters", "_buffers"):
-            raise AttributeError(f"{type(self).__name__}: call super().__init__() before assigning or using parameters and modules")
+            raise AttributeError(
+                f"{type(self).__name__}: call super().__init__() before assigning or using parameters and modules"
+            )
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
     def __delattr__(self, name: str) -> None:
@@ -137,16 +143,22 @@ class Module:
         """Add a parameter; None reserves the name."""
         _registrable(self, name, "_parameters")
         if param is not None and not isinstance(param, Parameter):
-            raise TypeError(f"cannot assign '{type(param).__name__}' object to parameter '{name}': expected a Parameter or None")
+            raise TypeError(
+                f"cannot assign '{type(param).__name__}' object to parameter '{name}': expected a Parameter or None"
+            )
         if param is not None and param._edge is not None:
-            raise ValueError(f"cannot assign non-leaf Tensor to parameter '{name}': expected a leaf, got the result of an op")
+            raise ValueError(
+                f"cannot assign non-leaf Tensor to parameter '{name}': expected a leaf, got the result of an op"
+            )
         self._parameters[name] = param
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a tensor that is state but no parameter; `persistent` ones are part of the state_dict."""
         _registrable(self, name, "_buffers")
         if tensor is not None and not isinstance(tensor, Tensor):
-            raise TypeError(f"cannot assign '{type(tensor).__name__}' object to buffer '{name}': expected a Tensor or None")
+            raise TypeError(
+                f"cannot assign '{type(tensor).__name__}' object to buffer '{name}': expected a Tensor or None"
+            )
         self._buffers[name] = tensor
         if persistent:
             self._non_persistent_buffers_set.discard(name)
@@ -169,7 +181,9 @@ class Module:
         found: Any = self
         for part in target.split(".") if target else ():
             if part not in found._modules:
-                raise AttributeError(f"{type(found).__name__} has no attribute `{part}`; known: {', '.join(found._modules)}")
+                raise AttributeError(
+                    f"{type(found).__name__} has no attribute `{part}`; known: {', '.join(found._modules)}"
+                )
             found = found._modules[part]
         return found
 
@@ -178,7 +192,9 @@ class Module:
         path, _, name = target.rpartition(".")
         owner = self.get_submodule(path)
         if name not in owner._parameters:
-            raise AttributeError(f"{type(owner).__name__} has no attribute `{name}`; known: {', '.join(owner._parameters)}")
+            raise AttributeError(
+                f"{type(owner).__name__} has no attribute `{name}`; known: {', '.join(owner._parameters)}"
+            )
         return owner._parameters[name]
 
     def get_buffer(self, target: str) -> Any:
@@ -225,7 +241,9 @@ class Module:
         self, room: str, prefix: str, recurse: bool, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Any]]:
         seen: set[int] = set()
-        for path, module in self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]:
+        for path, module in (
+            self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]
+        ):
             for name, value in module.__dict__[room].items():
                 if value is None or (remove_duplicate and id(value) in seen):
                     continue
@@ -242,7 +260,9 @@ class Module:
         """The parameters, a shared one once."""
         return (p for _, p in self.named_parameters(recurse=recurse))
 
-    def named_buffers(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Tensor]]:
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
         """(path, buffer)"""
         return self._named_members("_buffers", prefix, recurse, remove_duplicate)
 
@@ -422,7 +442,9 @@ class Module:
             value = state[key]
             if assign:
                 room = module._parameters if name in module._parameters else module._buffers
-                room[name] = Parameter(value.detach(), mine._requires_grad) if room is module._parameters else value.detach()
+                room[name] = (
+                    Parameter(value.detach(), mine._requires_grad) if room is module._parameters else value.detach()
+                )
             else:
                 mine._a[...] = value.detach().to(mine.device)._a.astype(mine._a.dtype, copy=False)
                 mine._bump()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from core._tensor import Tensor
-from core.nn import functional as F
+from core.nn.functional import pooling as F
 from core.nn.modules.module import Module
 
 
@@ -24,7 +24,14 @@ class _MaxPoolNd(Module):
 
     def forward(self, input: Tensor) -> Any:
         return F._max_pool(
-            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices, self.dims
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.ceil_mode,
+            self.return_indices,
+            self.dims,
         )
 
     def extra_repr(self) -> str:

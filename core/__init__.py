@@ -1,7 +1,7 @@
 """A tensor, autograd and neural-network engine with PyTorch's API, on NumPy and CuPy.
 
-`import core` costs next to nothing: the names are loaded together on first use (`core._names` lists them), and so is each room
-(`core.nn`, `core.optim`, …).
+`import core` costs next to nothing: the names are loaded together on first use (`core._names` lists them), and so is
+each room (`core.nn`, `core.optim`, …).
 """
 
 from __future__ import annotations
@@ -35,4 +35,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     rooms = (p.parent.name for p in _HERE.glob("*/__init__.py"))
-    return sorted({*globals(), *_LATER, *(n for n in vars(import_module("core._names")) if not n.startswith("_")), *rooms})
+    return sorted(
+        {*globals(), *_LATER, *(n for n in vars(import_module("core._names")) if not n.startswith("_")), *rooms}
+    )

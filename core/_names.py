@@ -80,7 +80,18 @@ from core._tensor import Size, Tensor
 
 # every method that is also a function: torch.exp(x) is x.exp()
 for _name in [*_methods.METHODS, "cat", "broadcast_tensors", "is_tensor", "numel", "rsub"]:
-    if _name not in ("cpu", "cuda", "to", "view", "view_as", "repeat", "expand", "expand_as", "new_zeros", "contiguous"):
+    if _name not in (
+        "cpu",
+        "cuda",
+        "to",
+        "view",
+        "view_as",
+        "repeat",
+        "expand",
+        "expand_as",
+        "new_zeros",
+        "contiguous",
+    ):
         globals()[_name] = _methods.find(_name)
 concat = concatenate = _functions.cat
 std, var = _functions.std, _functions.var

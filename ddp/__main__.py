@@ -1,4 +1,6 @@
-"""`ddprun -n 4 -m ddp`: every rank says who it is and takes part in one all-reduce. The quickest check of an installation."""
+"""`ddprun -n 4 -m ddp`: every rank says who it is and takes part in one all-reduce. The quickest check of an
+installation.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ def main() -> None:
     world, total = ddp.get_world(), core.tensor([float(ddp.get_rank())])
     ddp.all_reduce(total)
     expected = world.size * (world.size - 1) / 2
-    assert total.item() == expected, f"rank {world.rank}: expected the ranks to add up to {expected}, got {total.item()}"
+    assert total.item() == expected, (
+        f"rank {world.rank}: expected the ranks to add up to {expected}, got {total.item()}"
+    )
     print(f"rank {world.rank} of {world.size}, over {ddp.get_backend()}, started by {world.launcher}: all ranks add up")
     ddp.destroy_process_group()
 

@@ -1,8 +1,9 @@
 """torch.distributed: one process's part in the job.
 
-Contract: without a launcher the world is this process alone and every call works, so a script has no `if distributed`. `init_process_group` is the
-first thing here that opens anything. A rank that ends by an exception tells the others, who then raise instead of waiting.
-Not here: torch.distributed's pickled objects; what crosses the wire is arrays, or JSON (`all_gather_object` and its like).
+Contract: without a launcher the world is this process alone and every call works, so a script has no `if
+distributed`. `init_process_group` is the first thing here that opens anything. A rank that ends by an exception tells
+the others, who then raise instead of waiting. Not here: torch.distributed's pickled objects; what crosses the wire is
+arrays, or JSON (`all_gather_object` and its like).
 """
 
 from __future__ import annotations
@@ -80,14 +81,18 @@ def init_process_group(
     pg_options: Any = None,
     device_id: Any = None,
 ) -> None:
-    """Join the job that the environment (ddprun, mpirun, srun, torchrun's variables) or `rank`, `world_size` and `init_method` describe.
+    """Join the job that the environment (ddprun, mpirun, srun, torchrun's variables) or `rank`, `world_size` and
+    `init_method` describe.
 
-    `backend`: "mpi", "zmq", or None for what suits the launcher ("gloo" and "nccl" mean None). `timeout` (seconds or a timedelta) bounds
-    every wait. Errors: WorldError, an unknown backend, a missing library, DeadlineError naming who did not come.
+    `backend`: "mpi", "zmq", or None for what suits the launcher ("gloo" and "nccl" mean None). `timeout` (seconds or
+    a timedelta) bounds every wait. Errors: WorldError, an unknown backend, a missing library, DeadlineError naming
+    who did not come.
     """
     global _process
     if _default() is not None:
-        raise DDPError("init_process_group: trying to initialize the default process group twice; call destroy_process_group() first")
+        raise DDPError(
+            "init_process_group: trying to initialize the default process group twice; call destroy_process_group() first"
+        )
     if store is not None:
         raise ArgumentError("init_process_group: expected init_method or the environment, got a store; leave store out")
     timeout_s = DEFAULT_TIMEOUT_S if timeout is None else _seconds(timeout)
@@ -164,7 +169,9 @@ def destroy_process_group(group: ProcessGroup | None = None) -> None:
 
 
 def run_threads(size: int, fn: Callable[[], Any], timeout_s: float = 60.0) -> list[Any]:
-    """Run fn() on `size` threads, each a rank of a world of its own, for tests and debugging. Returns the results by rank."""
+    """Run fn() on `size` threads, each a rank of a world of its own, for tests and debugging. Returns the results by
+    rank.
+    """
 
     def main(transport: Any) -> Any:
         world = World(rank=transport.rank, size=size, local_rank=transport.rank, local_size=size, launcher="threads")
@@ -179,7 +186,8 @@ def run_threads(size: int, fn: Callable[[], Any], timeout_s: float = 60.0) -> li
     return _run_threads(size, main, timeout_s)
 
 
-# -- who am I ------------------------------------------------------------------------------------------------------------
+# -- who am I
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _default() -> ProcessGroup | None:
@@ -238,7 +246,9 @@ def get_world() -> World:
 
 
 def new_group(ranks: Sequence[int] | None = None, timeout: Any = None, backend: Any = None, **_: Any) -> Any:
-    """A group of some ranks. Every rank of the world calls it, in the same order; those outside get `Group.NON_GROUP_MEMBER`."""
+    """A group of some ranks. Every rank of the world calls it, in the same order; those outside get
+    `Group.NON_GROUP_MEMBER`.
+    """
     pg = _group(None)
     number = _groups_made[id(pg.lane)]
     _groups_made[id(pg.lane)] += 1
@@ -263,7 +273,8 @@ def get_process_group_ranks(group: Any = None) -> list[int]:
     return list(_group(group).ranks)
 
 
-# -- collectives: torch.distributed's signatures; ranks are the world's -------------------------------------------------------
+# -- collectives: torch.distributed's signatures; ranks are the world's
+# -------------------------------------------------------
 
 
 def all_reduce(tensor: Tensor, op: str = ReduceOp.SUM, group: Any = None, async_op: bool = False) -> Work | None:
@@ -271,7 +282,9 @@ def all_reduce(tensor: Tensor, op: str = ReduceOp.SUM, group: Any = None, async_
     return _group(group).all_reduce(tensor, op, async_op)
 
 
-def reduce(tensor: Tensor, dst: int = 0, op: str = ReduceOp.SUM, group: Any = None, async_op: bool = False) -> Work | None:
+def reduce(
+    tensor: Tensor, dst: int = 0, op: str = ReduceOp.SUM, group: Any = None, async_op: bool = False
+) -> Work | None:
     """The tensor of `dst` becomes the reduction over all. In place there."""
     pg = _group(group)
     return pg.reduce(tensor, pg.group_rank(dst, "reduce"), op, async_op)
@@ -288,7 +301,9 @@ def all_gather(tensor_list: Sequence[Tensor], tensor: Tensor, group: Any = None,
     return _group(group).all_gather(tensor_list, tensor, async_op)
 
 
-def all_gather_into_tensor(output_tensor: Tensor, input_tensor: Tensor, group: Any = None, async_op: bool = False) -> Work | None:
+def all_gather_into_tensor(
+    output_tensor: Tensor, input_tensor: Tensor, group: Any = None, async_op: bool = False
+) -> Work | None:
     """output (size·n, *) or (size, n, *) becomes all the inputs (n, *), in rank order."""
     pg = _group(group)
     return pg.all_gather(_blocks(output_tensor, input_tensor, pg, "all_gather_into_tensor"), input_tensor, async_op)
@@ -303,7 +318,11 @@ def gather(
 
 
 def scatter(
-    tensor: Tensor, scatter_list: Sequence[Tensor] | None = None, src: int = 0, group: Any = None, async_op: bool = False
+    tensor: Tensor,
+    scatter_list: Sequence[Tensor] | None = None,
+    src: int = 0,
+    group: Any = None,
+    async_op: bool = False,
 ) -> Work | None:
     """The tensor of rank r becomes scatter_list[r] of `src`."""
     pg = _group(group)
@@ -335,7 +354,9 @@ def all_to_all(
 def all_to_all_single(output: Tensor, input: Tensor, group: Any = None, async_op: bool = False) -> Work | None:
     """`all_to_all` of the equal blocks of one tensor."""
     pg = _group(group)
-    return pg.all_to_all(_equal_blocks(output, pg, "all_to_all_single"), _equal_blocks(input, pg, "all_to_all_single"), async_op)
+    return pg.all_to_all(
+        _equal_blocks(output, pg, "all_to_all_single"), _equal_blocks(input, pg, "all_to_all_single"), async_op
+    )
 
 
 def barrier(group: Any = None, async_op: bool = False, device_ids: Any = None) -> Work | None:
@@ -392,14 +413,17 @@ def _equal_blocks(whole: Tensor, pg: ProcessGroup, where: str) -> list[Tensor]:
     return [wrap(a) for a in np.split(whole._a, pg.size)]
 
 
-# -- objects: JSON, never pickle ---------------------------------------------------------------------------------------------
+# -- objects: JSON, never pickle
+# ---------------------------------------------------------------------------------------------
 
 
 def _encode(value: Any, where: str) -> np.ndarray:
     try:
         return np.frombuffer(json.dumps(value).encode(), np.uint8).copy()
     except (TypeError, ValueError) as e:
-        raise DTypeError(f"{where}: expected an object that JSON can carry (numbers, strings, lists, dicts, None), got {e}") from None
+        raise DTypeError(
+            f"{where}: expected an object that JSON can carry (numbers, strings, lists, dicts, None), got {e}"
+        ) from None
 
 
 def _decode(array: np.ndarray) -> Any:
@@ -445,7 +469,10 @@ def broadcast_object_list(object_list: list[Any], src: int = 0, group: Any = Non
 
 
 def scatter_object_list(
-    scatter_object_output_list: list[Any], scatter_object_input_list: list[Any] | None = None, src: int = 0, group: Any = None
+    scatter_object_output_list: list[Any],
+    scatter_object_input_list: list[Any] | None = None,
+    src: int = 0,
+    group: Any = None,
 ) -> None:
     """The first element of rank r's output list becomes element r of the input list of `src`. Objects travel as JSON."""
     pg = _group(group)

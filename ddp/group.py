@@ -1,8 +1,9 @@
 """A process group: ranks that make collective calls together, in one order, over one transport.
 
-Contract: calls are numbered as they are made, so every rank must make the same ones in the same order. An asynchronous call returns a `Work` and
-runs in the transport's own thread; a synchronous one runs at once if nothing is waiting there, else behind it. Tensors on a device are
-staged through the host. Not here: torch.distributed's names and defaults (`ddp.distributed`), how bytes move (`ddp.transport`).
+Contract: calls are numbered as they are made, so every rank must make the same ones in the same order. An
+asynchronous call returns a `Work` and runs in the transport's own thread; a synchronous one runs at once if nothing
+is waiting there, else behind it. Tensors on a device are staged through the host. Not here: torch.distributed's names
+and defaults (`ddp.distributed`), how bytes move (`ddp.transport`).
 """
 
 from __future__ import annotations
@@ -40,9 +41,13 @@ class Work:
         self._done.set()
 
     def wait(self, timeout: Any = None) -> bool:
-        """Return when it has ended; raises its error. It has a deadline of its own, so `timeout` (seconds) only shortens the wait."""
+        """Return when it has ended; raises its error. It has a deadline of its own, so `timeout` (seconds) only shortens the
+        wait.
+        """
         if not self._done.wait(_seconds(timeout) if timeout is not None else None):
-            raise DDPError(f"wait: expected the call to end within {_seconds(timeout):g} s, got nothing; it is still under way")
+            raise DDPError(
+                f"wait: expected the call to end within {_seconds(timeout):g} s, got nothing; it is still under way"
+            )
         if self._error is not None:
             raise self._error
         return True
@@ -135,10 +140,13 @@ class ProcessGroup:
     def group_rank(self, rank: int, where: str) -> int:
         """A rank of the world as a rank of this group."""
         if rank not in self.ranks:
-            raise ArgumentError(f"rank {self.world.rank}: {where}: expected a rank of this group, {list(self.ranks)}, got {rank}")
+            raise ArgumentError(
+                f"rank {self.world.rank}: {where}: expected a rank of this group, {list(self.ranks)}, got {rank}"
+            )
         return self.ranks.index(rank)
 
-    # -- collectives on tensors; in place where torch's are ---------------------------------------------------------------
+    # -- collectives on tensors; in place where torch's are
+    # ---------------------------------------------------------------
 
     def all_reduce(self, tensor: Tensor, op: str, async_op: bool = False) -> Any:
         flat = Flat(tensor, writes=True)
@@ -165,7 +173,9 @@ class ProcessGroup:
 
     def gather(self, tensor: Tensor, outputs: Sequence[Tensor] | None, dst: int, async_op: bool = False) -> Any:
         if (outputs is not None and len(outputs) > 0) != (self.rank == dst):
-            raise ArgumentError(f"rank {self.world.rank}: gather: expected gather_list on the destination rank and only there")
+            raise ArgumentError(
+                f"rank {self.world.rank}: gather: expected gather_list on the destination rank and only there"
+            )
         outs = self._alike(outputs, tensor, "gather") if self.rank == dst and outputs is not None else []
         flat = Flat(tensor)
         call = self._call("gather", flat.array, f"root={dst}")
@@ -179,7 +189,9 @@ class ProcessGroup:
 
     def scatter(self, tensor: Tensor, inputs: Sequence[Tensor] | None, src: int, async_op: bool = False) -> Any:
         if (inputs is not None and len(inputs) > 0) != (self.rank == src):
-            raise ArgumentError(f"rank {self.world.rank}: scatter: expected scatter_list on the source rank and only there")
+            raise ArgumentError(
+                f"rank {self.world.rank}: scatter: expected scatter_list on the source rank and only there"
+            )
         flat = Flat(tensor, writes=True)
         blocks = None
         if self.rank == src and inputs is not None:
@@ -197,13 +209,16 @@ class ProcessGroup:
         blocks = np.concatenate([f.array for f in self._alike(inputs, inputs[0], "all_to_all", writes=False)])
         outs = self._alike(outputs, inputs[0], "all_to_all")
         call = self._call("all_to_all", blocks)
-        return self._go(lambda d: _spread(self.transport.all_to_all(blocks, call, d).reshape(self.size, -1), outs), async_op)
+        return self._go(
+            lambda d: _spread(self.transport.all_to_all(blocks, call, d).reshape(self.size, -1), outs), async_op
+        )
 
     def barrier(self, async_op: bool = False, timeout_s: float | None = None) -> Any:
         call = self._call("barrier", np.empty(0, np.uint8))
         return self._go(lambda d: self.transport.barrier(call, d), async_op, timeout_s)
 
-    # -- point to point --------------------------------------------------------------------------------------------------
+    # -- point to point
+    # --------------------------------------------------------------------------------------------------
 
     def send(self, tensor: Tensor, dst: int, tag: int, async_op: bool = False) -> Any:
         flat = Flat(tensor)
@@ -220,7 +235,8 @@ class ProcessGroup:
         call = self._point(flat.array, tag)
         return self._go(lambda d: (self.transport.recv_pieces(src, flat.array, call, d), flat.store()), async_op)
 
-    # -- parts -----------------------------------------------------------------------------------------------------------
+    # -- parts
+    # -----------------------------------------------------------------------------------------------------------
 
     def _call(self, name: str, array: np.ndarray, detail: str = "") -> Call:
         self._calls += 1
@@ -231,7 +247,8 @@ class ProcessGroup:
 
     def _go(self, task: Callable[[Deadline], Any], async_op: bool, timeout_s: float | None = None) -> Work | None:
         seconds = self.timeout_s if timeout_s is None else timeout_s
-        # the clock starts when the call starts, not when it is queued: what is queued before it has deadlines of its own
+        # the clock starts when the call starts, not when it is queued: what is queued before it has deadlines of its
+        # own
         if async_op:
             return self.lane.post(lambda: task(Deadline.after(seconds)))
         self.lane.call(lambda: task(Deadline.after(seconds)))
@@ -240,7 +257,9 @@ class ProcessGroup:
     def _alike(self, tensors: Sequence[Tensor], like: Tensor, where: str, writes: bool = True) -> list[Flat]:
         """One tensor for each rank, all of one shape and dtype."""
         if len(tensors) != self.size:
-            raise ArgumentError(f"rank {self.world.rank}: {where}: expected {self.size} tensors, one for each rank, got {len(tensors)}")
+            raise ArgumentError(
+                f"rank {self.world.rank}: {where}: expected {self.size} tensors, one for each rank, got {len(tensors)}"
+            )
         for t in tensors:
             if t._a.shape != like._a.shape or t._a.dtype != like._a.dtype:
                 raise ShapeError(
@@ -251,7 +270,9 @@ class ProcessGroup:
 
 
 class Flat:
-    """A tensor's elements as a contiguous 1-D host array: the memory itself where possible, else a copy that `store` writes back."""
+    """A tensor's elements as a contiguous 1-D host array: the memory itself where possible, else a copy that `store`
+    writes back.
+    """
 
     def __init__(self, tensor: Any, writes: bool = False):
         if not isinstance(tensor, Tensor):

@@ -1,4 +1,6 @@
-"""DistributedDataParallel: every rank has the whole model and a part of each batch; gradients are averaged during backward."""
+"""DistributedDataParallel: every rank has the whole model and a part of each batch; gradients are averaged during
+backward.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,10 @@ from ddp.reducer import Reducer, check_same_model
 class DistributedDataParallel(Module):
     """A module whose gradients, after backward, are the average over the ranks of the group.
 
-    At construction the models are compared (names, shapes, dtypes) and take over the values of rank 0; before each forward in training mode so do the buffers,
-    unless `broadcast_buffers` is false. With equal parts of a batch on each rank and a loss that is a mean, training equals one
-    process on the whole batch. Unused parameters need no announcement; `find_unused_parameters` and `static_graph` are accepted for torch's sake, as is
+    At construction the models are compared (names, shapes, dtypes) and take over the values of rank 0; before each
+    forward in training mode so do the buffers, unless `broadcast_buffers` is false. With equal parts of a batch on
+    each rank and a loss that is a mean, training equals one process on the whole batch. Unused parameters need no
+    announcement; `find_unused_parameters` and `static_graph` are accepted for torch's sake, as is
     `gradient_as_bucket_view`, which is always so. `bucket_cap_mb` is in MiB.
     """
 
@@ -44,7 +47,9 @@ class DistributedDataParallel(Module):
         super().__init__()
         params = [(n, p) for n, p in module.named_parameters() if p._requires_grad]
         if not params:
-            raise ArgumentError("DistributedDataParallel: expected a module with a parameter that requires a gradient, got none")
+            raise ArgumentError(
+                "DistributedDataParallel: expected a module with a parameter that requires a gradient, got none"
+            )
         self.module = module
         self.process_group = group = distributed._group(process_group)
         self.broadcast_buffers = broadcast_buffers

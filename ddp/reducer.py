@@ -1,9 +1,10 @@
 """Averages gradients over the ranks, in buckets, while backward goes on.
 
-Parameters are packed in the reverse of their order in the model, which is about the order in which their gradients arrive. A bucket is one flat array; when
-the last gradient of it has arrived, its all-reduce starts in the group's thread, buckets strictly in order, so that every rank makes the same
-calls. Behind the gradients of a bucket stands one number for each parameter: how much of the ranks had a gradient for it. So a parameter that some ranks
-did not use has the same gradient everywhere, and one that nobody used keeps none, without anyone having to announce it.
+Parameters are packed in the reverse of their order in the model, which is about the order in which their gradients
+arrive. A bucket is one flat array; when the last gradient of it has arrived, its all-reduce starts in the group's
+thread, buckets strictly in order, so that every rank makes the same calls. Behind the gradients of a bucket stands
+one number for each parameter: how much of the ranks had a gradient for it. So a parameter that some ranks did not use
+has the same gradient everywhere, and one that nobody used keeps none, without anyone having to announce it.
 
 Contract: after backward, `p.grad` of every parameter is a view into its bucket and holds the average over the ranks.
 """
@@ -120,7 +121,9 @@ class Reducer:
                 try:
                     bucket.work.wait()
                 except DDPError as e:
-                    e.add_note(f"while averaging bucket {number} of {len(self.buckets)}, from {bucket.names[0]} to {bucket.names[-1]}")
+                    e.add_note(
+                        f"while averaging bucket {number} of {len(self.buckets)}, from {bucket.names[0]} to {bucket.names[-1]}"
+                    )
                     raise
                 bucket.finish()
         finally:
@@ -165,7 +168,8 @@ def check_same_model(tensors: Sequence[tuple[str, Tensor]], group: ProcessGroup)
             if a != b:
                 raise MismatchError(
                     f"rank {group.world.rank}: DistributedDataParallel: expected the same model on every rank, got at position {i} "
-                    f"{_described(a)} on rank {group.ranks[0]} and {_described(b)} on rank {group.ranks[rank]}; build the model alike everywhere"
+                    f"{_described(a)} on rank {group.ranks[0]} and {_described(b)} on rank {group.ranks[rank]}; "
+                    "build the model alike everywhere"
                 )
 
 

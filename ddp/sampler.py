@@ -14,8 +14,8 @@ from core.utils.data import Sampler
 class DistributedSampler(Sampler):
     """Every size-th sample of a common order, beginning with this rank's: torch's order for the same seed and epoch.
 
-    All ranks get equally many: the order is filled up with samples from its beginning (or, with `drop_last`, cut). Call `set_epoch` before each epoch,
-    or all have the same order.
+    All ranks get equally many: the order is filled up with samples from its beginning (or, with `drop_last`, cut).
+    Call `set_epoch` before each epoch, or all have the same order.
     """
 
     def __init__(
@@ -37,7 +37,9 @@ class DistributedSampler(Sampler):
 
     def __iter__(self) -> Iterator[int]:
         n = len(self.dataset)
-        order = Generator().manual_seed(self.seed + self.epoch).permutation(n).tolist() if self.shuffle else list(range(n))
+        order = (
+            Generator().manual_seed(self.seed + self.epoch).permutation(n).tolist() if self.shuffle else list(range(n))
+        )
         missing = self.total_size - n
         if missing > 0:
             order += (order * math.ceil(missing / n))[:missing] if n else []

@@ -114,7 +114,9 @@ def main():
     if rank == 0:
         args.save.parent.mkdir(parents=True, exist_ok=True)
         core.save(model.module.state_dict(), args.save)
-        print(f"{size} process{'es' * (size > 1)}, {epochs} epochs in {seconds:.1f} s, {epochs * len(train) / seconds:,.0f} samples/s")
+        print(
+            f"{size} process{'es' * (size > 1)}, {epochs} epochs in {seconds:.1f} s, {epochs * len(train) / seconds:,.0f} samples/s"
+        )
         print(f"test accuracy {share:.2%}")
         print(f"model saved to {args.save}")
     ddp.destroy_process_group()

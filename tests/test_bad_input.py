@@ -75,8 +75,14 @@ ROWS = {
         lambda: (core.ones(3, requires_grad=True) * 2).backward(),
         RuntimeError, r"backward: grad can be implicitly created only for scalar outputs: expected 1 element, got shape \(3,\)",
     ),
-    "second backward": (twice, RuntimeError, r"backward: expected a graph that still has its saved values, got MulBackward0.*retain_graph"),
-    "overwritten value": (overwritten, RuntimeError, r"modified by an inplace operation: ExpBackward0 expected it at version 0, got version 1"),
+    "second backward": (
+        twice,
+        RuntimeError, r"backward: expected a graph that still has its saved values, got MulBackward0.*retain_graph",
+    ),
+    "overwritten value": (
+        overwritten,
+        RuntimeError, r"modified by an inplace operation: ExpBackward0 expected it at version 0, got version 1",
+    ),
     "no graph": (lambda: core.ones(()).backward(), RuntimeError, r"does not require grad"),
     "device": (
         lambda: core.ones(2, device="tpu"),

@@ -1,7 +1,7 @@
 """Image datasets that are downloaded once, checked by digest, and read without any library.
 
-Contract: nothing is fetched unless `download=True`; a file is used only if its MD5 is the published one; with no network the error says which file
-to put where.
+Contract: nothing is fetched unless `download=True`; a file is used only if its MD5 is the published one; with no
+network the error says which file to put where.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class DownloadError(CoreError, OSError, RuntimeError):
 class MNIST(Dataset):
     """Handwritten digits: 60,000 images to train, 10,000 to test, 28 × 28, uint8. LeCun, Cortes & Burges 1998.
 
-    `data` (N, 28, 28) uint8 and `targets` (N,) int64 are tensors; an item is (image, class), the image as (28, 28) uint8 or
-    what `transform` makes of it.
+    `data` (N, 28, 28) uint8 and `targets` (N,) int64 are tensors; an item is (image, class), the image as (28, 28)
+    uint8 or what `transform` makes of it.
     """
 
     mirrors = (
@@ -43,7 +43,9 @@ class MNIST(Dataset):
         (False, "labels"): ("t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c"),
     }
 
-    def __init__(self, root: Any, train: bool = True, transform: Any = None, target_transform: Any = None, download: bool = False):
+    def __init__(
+        self, root: Any, train: bool = True, transform: Any = None, target_transform: Any = None, download: bool = False
+    ):
         self.root, self.train, self.transform, self.target_transform = Path(root), train, transform, target_transform
         folder = self.root / type(self).__name__ / "raw"
         paths = [obtain(folder, *self.files[train, part], self.mirrors, download) for part in ("images", "labels")]
@@ -91,18 +93,20 @@ def obtain(folder: Path, name: str, md5: str, mirrors: tuple[str, ...], download
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """An IDX file, gzipped or not: two zero bytes, a type (8: uint8), the number of dimensions, their lengths (big-endian uint32), the data."""
+    """An IDX file, gzipped or not: two zero bytes, a type (8: uint8), the number of dimensions, their lengths (big-endian
+    uint32), the data.
+    """
     raw = path.read_bytes()
     raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
     ndim = raw[3] if len(raw) > 3 else 0
     shape = np.frombuffer(raw[4 : 4 + 4 * ndim], dtype=">u4").tolist()
     body = raw[4 + 4 * ndim :]
     if raw[:3] != b"\0\0\x08" or len(shape) != ndim or len(body) != int(np.prod(shape)):
-        raise DownloadError(f"dataset: expected an IDX file of bytes, got {path} with header {raw[:4].hex()} and {len(body)} bytes of data")
+        raise DownloadError(
+            f"dataset: expected an IDX file of bytes, got {path} with header {raw[:4].hex()} and {len(body)} bytes of data"
+        )
     return np.frombuffer(body, dtype=np.uint8).reshape(shape).copy()
 
 
 def _md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-

@@ -4,11 +4,13 @@ Contract: a member writes `_post` (hand one frame over, never wait), `_pump` (wa
 to `_arrived`, deaths to `_lost`) and `_shut`. Everything said about calls, tags and errors in `ddp.transport.base`
 happens here, once.
 
-How failures spread. The first rank that knows tells all others by an ABORT frame which rank is at fault and why; so
-all name the same culprit and none the messenger. A rank that has waited for a moment in a collective says so by a
-WAITING frame, once, with its call and the rank that it waits for, and once more when it goes on. From these the
-others see that they are in a different call though no array ever meets (two ranks that each take the other for the
-root), and a deadline is blamed on the end of the chain of waiting ranks, not on its next link.
+How failures spread. A rank that finds one tells all others by an ABORT frame which rank is at fault and why, and who
+hears of one for the first time tells all others too; so nothing that a rank does because of a failure, leaving among
+it, is seen before the failure itself. All name the same culprit and none the messenger. A rank that has waited for a
+moment in a collective says so by a WAITING frame, once, with its call and the rank that it waits for, and once more
+when it goes on. From these the others see that they are in a different call though no array ever meets (two ranks
+that each take the other for the root), and a deadline is blamed on the end of the chain of waiting ranks, not on its
+next link.
 
 A failure is final for its generation. `advance` begins the next one among the ranks that are left: what was sent
 before is dropped.
@@ -172,10 +174,8 @@ class FrameTransport(Transport):
             else:
                 self._waiting[sender] = frame
         elif frame.kind == Kind.ABORT:
-            if self._failure is None:
-                sort = frame.call.detail if frame.call.detail in ERRORS else "lost"
-                text = data.tobytes()[:MAX_TEXT_BYTES].decode("utf-8", "replace")
-                self._failure = Failure(sort, frame.peer, f"stopped by rank {sender}: {text}")
+            sort = frame.call.detail if frame.call.detail in ERRORS else "lost"
+            self._fail(Failure(sort, frame.peer, data.tobytes()[:MAX_TEXT_BYTES].decode("utf-8", "replace")))
         elif frame.kind == Kind.DATA:
             self._streams.setdefault(_stream(sender, frame.call), deque()).append((frame.call, data))
 
@@ -253,7 +253,7 @@ class FrameTransport(Transport):
         return kind(message, rank=rank) if issubclass(kind, PeerLostError | DeadlineError) else kind(message)
 
     def _fail(self, failure: Failure) -> None:
-        """This rank is the first to know: keep the failure and tell the others."""
+        """Keep the first failure that this rank learns of, and tell the others."""
         if self._failure is None:
             self._failure = failure
             text = np.frombuffer(failure.text.encode()[:MAX_TEXT_BYTES], np.uint8)

@@ -94,7 +94,6 @@ class MPITransport(FrameTransport):
         self._job = job_id(job)
         self._outgoing: list[tuple[int, Any, object]] = []  # receiver, request, and the memory that it reads
         self._incoming: deque[tuple[Frame, np.ndarray, Any]] = deque()  # frames whose payload may still be on its way
-        self._abandoned: list[object] = []  # requests and memory of collectives that were given up
 
     # -- frames -------------------------------------------------------------------------------------------------------
 
@@ -158,6 +157,7 @@ class MPITransport(FrameTransport):
         deadline = Deadline.after(CLOSE_S)
         while not deadline.expired() and not all(request.Test() for _, request, _ in self._outgoing):
             time.sleep(NAP_S)
+        _ABANDONED.append((self._outgoing, self._incoming))
 
     def abort(self, reason: str) -> None:
         """End all processes of the job: the others may be in collectives that MPI cannot interrupt."""
@@ -296,7 +296,7 @@ class MPITransport(FrameTransport):
                         self._fail(Failure("deadline", culprit, deadline.text(culprit)))
                         raise self._error(call)
         except BaseException:
-            self._abandoned.append((request, memory))
+            _ABANDONED.append((request, memory))
             raise
         if not silent:
             self._tell_all(Kind.WAITING, call, about=self.rank)
@@ -331,6 +331,8 @@ class Pause:
 
 # Failures that were raised in this process, of any transport.
 _TROUBLE: list[str] = []
+# Requests that were given up, and the memory that MPI may still read and write for them until it ends.
+_ABANDONED: list[object] = []
 
 
 @cache

@@ -27,6 +27,7 @@ class Job:
     cores: int = 1  # that this process may use, to be divided among the ranks
     user_threads: str = ""  # the user's own OMP_NUM_THREADS; empty if we choose
     launcher: str = "local"  # a row of launch.backends.LAUNCHERS
+    as_torch: bool = False  # the program imports torch and means us
     dry_run: bool = False
 
 
@@ -45,6 +46,7 @@ def job_from_args(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         args=tuple(found.args),
         cores=cores,
         user_threads=environ.get("OMP_NUM_THREADS", ""),
+        as_torch=found.as_torch,
         dry_run=found.dry_run,
     )
 
@@ -61,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="ddprun",
         description="Start a script several times on this host, as the ranks of one job.",
         epilog="Example: ddprun -n 4 train.py --lr 0.1",
-        usage="ddprun [-n N | -n auto] [--dry-run] {script.py | -m module} [arguments of the script ...]",
+        usage="ddprun [-n N | -n auto] [--as-torch] [--dry-run] {script.py | -m module} [arguments of the script ...]",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -75,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         help='how many ranks; "auto" is one for each core (default: 1)',
     )
     parser.add_argument("-m", "--module", action="store_true", help="the script is a module, as in python -m")
+    parser.add_argument(
+        "--as-torch", action="store_true", help="the script is written for PyTorch: its torch and torchvision are Lockstep"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the environment and commands, and start nothing")
     parser.add_argument("script", metavar="script.py or module", help="what each rank runs")
     args = parser.add_argument(

@@ -15,7 +15,7 @@ class LocalLauncher(Launcher):
         processes = tuple(
             Process(
                 rank=rank,
-                argv=(job.python, *job.program, *job.args),
+                argv=(job.python, *(("-m", "launch.as_torch") if job.as_torch else ()), *job.program, *job.args),
                 env={**_world(rank, job, session).to_env(), "PYTHONUNBUFFERED": "1", **threads},
             )
             for rank in range(job.size)

@@ -1,0 +1,175 @@
+"""Run a PyTorch script on Lockstep: `python -m launch.as_torch train.py args`, or `ddprun --as-torch -n 4 train.py args`.
+
+Inside the program `torch`, `torchvision` and everything below them are Lockstep's packages under PyTorch's names; no
+file of the program is touched, and an installed PyTorch is not looked at. A name that Lockstep lacks can be imported,
+because scripts import more than they use; using it is an error that names it.
+
+Not here: any function of torch's. This module only finds names, by the tables below; that it knows `core` and `ddp`
+is by their names as text, so that importing `launch` loads neither.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.util
+import runpy
+import sys
+import types
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+# torch's package -> ours, the longest match wins; below it the names are the same
+PACKAGES = {
+    "torch": "core",
+    "torch.distributed": "ddp",
+    "torchvision": "core.vision",
+}
+# names that torch keeps elsewhere than we do: module -> name -> "module:name"
+_DDP = "ddp:DistributedDataParallel"
+ELSEWHERE = {
+    "torch": {"__version__": "launch.as_torch:VERSION"},
+    "torchvision": {"__version__": "launch.as_torch:VISION_VERSION"},
+    "torch.nn.parallel": {"DistributedDataParallel": _DDP, "DataParallel": "core.nn:DataParallel"},
+    "torch.nn.parallel.distributed": {"DistributedDataParallel": _DDP},
+    "torch.utils.data.distributed": {"DistributedSampler": "ddp:DistributedSampler"},
+    "torch.utils.data": {"DistributedSampler": "ddp:DistributedSampler"},
+}
+VERSION = "2.13.0+lockstep"  # of the PyTorch whose names and numbers these are
+VISION_VERSION = "0.28.0+lockstep"
+
+
+class MissingName(AttributeError, NotImplementedError):
+    """A name of torch's that Lockstep does not have was used."""
+
+
+class Missing:
+    """Stands for a name that we lack: harmless until it is used."""
+
+    def __init__(self, name: str):
+        object.__setattr__(self, "_name", name)
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise MissingName(f"{self._name}: expected a name that Lockstep has, got one that it lacks; write it in terms of others")
+
+    __call__ = __mro_entries__ = __iter__ = __getitem__ = __enter__ = _refuse
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Missing(f"{self._name}.{name}")
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        return False  # nothing is one
+
+    def __repr__(self) -> str:
+        return f"<{self._name}, which Lockstep lacks>"
+
+
+class View(types.ModuleType):
+    """One of torch's modules: ours under torch's name, plus what torch keeps there and we elsewhere."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        vars(self)["_ours"] = _ours(name)
+        vars(self)["_elsewhere"] = ELSEWHERE.get(name, {})
+
+    def __getattr__(self, name: str) -> Any:
+        path = f"{self.__name__}.{name}"
+        if name in self._elsewhere:
+            module, _, attribute = self._elsewhere[name].partition(":")
+            return getattr(importlib.import_module(module), attribute)
+        if path in PACKAGES or path in ELSEWHERE or _module_exists(_name_of(path)):
+            if not hasattr(self._ours, name) or isinstance(getattr(self._ours, name), types.ModuleType):
+                return importlib.import_module(path)
+        if self._ours is not None:
+            try:
+                return getattr(self._ours, name)
+            except AttributeError:
+                pass
+        raise MissingName(f"module '{self.__name__}' has no attribute '{name}': Lockstep lacks {path}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # a script that sets a switch of torch's sets ours; what importlib sets is the view's own
+        ours = None if name.startswith("__") or isinstance(value, types.ModuleType) else self._ours
+        setattr(ours, name, value) if ours is not None else super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*self._elsewhere, *(dir(self._ours) if self._ours is not None else ())})
+
+
+class MissingModule(Missing, types.ModuleType):
+    """A module that we lack, or a name imported like one: `from torch.x import y` looks for a module y, too."""
+
+    def __init__(self, name: str):
+        types.ModuleType.__init__(self, name)
+        vars(self)["_name"] = name
+
+
+class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Answers every import below torch and torchvision with a View."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self, is_package=True) if name.partition(".")[0] in PACKAGES else None
+
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType:
+        known = spec.name in ELSEWHERE or _module_exists(_name_of(spec.name))
+        return View(spec.name) if known else MissingModule(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        if isinstance(module, View):  # `from torch.x import *` takes what ours offers
+            vars(module)["__all__"] = [n for n in dir(module) if not n.startswith("_")]
+
+
+def install() -> None:
+    """From here on `import torch` is Lockstep."""
+    if not any(isinstance(f, Finder) for f in sys.meta_path):
+        for name in [m for m in sys.modules if m.partition(".")[0] in PACKAGES]:
+            del sys.modules[name]
+        sys.meta_path.insert(0, Finder())
+        importlib.import_module("core.dtypes").dtype.prefix = "torch"  # tensors print as torch's do
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a script or, after -m, a module, with `torch` being Lockstep."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    as_module = args[:1] == ["-m"]
+    program = args[as_module:]
+    if not program:
+        print("as_torch: expected a script, or -m and a module, got nothing", file=sys.stderr)
+        raise SystemExit(2)
+    install()
+    sys.argv = program
+    if as_module:
+        sys.path[0] = ""
+        runpy.run_module(program[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0] = str(importlib.import_module("pathlib").Path(program[0]).resolve().parent)
+        runpy.run_path(program[0], run_name="__main__")
+
+
+# -- finding names -----------------------------------------------------------------------------------------------------
+
+
+def _name_of(name: str) -> str:
+    """Our name for one of torch's."""
+    package = max((p for p in PACKAGES if name == p or name.startswith(p + ".")), key=len)
+    return PACKAGES[package] + name[len(package) :]
+
+
+def _ours(name: str) -> Any:
+    """Our module for one of torch's, or None: then it is a view of names kept elsewhere, or one that we lack."""
+    ours = _name_of(name)
+    return importlib.import_module(ours) if _module_exists(ours) else None
+
+
+def _module_exists(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ModuleNotFoundError, ValueError):  # a parent that is missing, or that is a module and no package
+        return False
+
+
+if __name__ == "__main__":
+    main()

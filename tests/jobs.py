@@ -31,7 +31,9 @@ def mpiexec():
     return found if importlib.util.find_spec("mpi4py") else None
 
 
-needs_mpi = pytest.mark.skipif(mpiexec() is None, reason="mpi4py or mpiexec is not installed (pip install 'lockstep-ddp[mpi-local]')")
+needs_mpi = pytest.mark.skipif(
+    mpiexec() is None, reason="mpi4py or mpiexec is not installed (pip install 'lockstep-ddp[mpi-local]')"
+)
 
 LAUNCHERS = {
     "ddprun": lambda n: [sys.executable, "-m", "launch", "-n", str(n)],
@@ -56,7 +58,10 @@ def processes_with(text):
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if text.encode() in (entry / "cmdline").read_bytes() and (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            if (
+                text.encode() in (entry / "cmdline").read_bytes()
+                and (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+            ):
                 found.append(int(entry.name))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             pass

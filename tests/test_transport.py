@@ -83,7 +83,7 @@ def test_healthy(name, size, body, key_file):
 
 
 @pytest.mark.parametrize("body", BROKEN, ids=lambda body: body.__name__)
-@pytest.mark.parametrize(("name", "size"), [("threads", 2), ("threads", 3), ("threads", 5), ("zmq", 2), ("zmq", 3)])
+@pytest.mark.parametrize(("name", "size"), [("threads", 2), ("threads", 5), ("zmq", 3)])
 def test_broken(name, size, body, key_file):
     ROWS[name][0](size, body, key_file)
 
@@ -213,11 +213,10 @@ def test_the_next_generation_goes_on_without_the_dead():
 @pytest.mark.parametrize("run", [run_threads, run_zmq], ids=["threads", "zmq"])
 def test_a_rank_that_gives_up_says_why(run, key_file):
     def body(g):
-        g.barrier()
         if g.rank == 1:
             g.transport.abort("out of memory")
         else:
-            with pytest.raises(PeerLostError, match=r"barrier #2 .*: rank 1 gave up: out of memory") as caught:
+            with pytest.raises(PeerLostError, match=r"barrier #1 .*: rank 1 gave up: out of memory") as caught:
                 g.barrier()
             assert caught.value.rank == 1
 

@@ -2,6 +2,8 @@
 
 from core import functions as _functions
 from core import methods as _methods
+from core import tensor_types as _tensor_types
+from core._tensor import Size, Tensor
 from core.autograd.grad_mode import (
     enable_grad,
     inference_mode,
@@ -20,9 +22,11 @@ from core.creation import (
     from_numpy,
     full,
     full_like,
+    get_default_device,
     linspace,
     ones,
     ones_like,
+    set_default_device,
     tensor,
     zeros,
     zeros_like,
@@ -57,6 +61,7 @@ from core.dtypes import (
     uint64,
 )
 from core.ops.shape import stack
+from core.settings import *  # noqa: F403
 from core.printing import set_printoptions
 from core.rng import (
     Generator,
@@ -66,6 +71,7 @@ from core.rng import (
     get_rng_state,
     initial_seed,
     manual_seed,
+    multinomial,
     normal,
     rand,
     rand_like,
@@ -76,7 +82,6 @@ from core.rng import (
     seed,
     set_rng_state,
 )
-from core._tensor import Size, Tensor
 
 # every method that is also a function: torch.exp(x) is x.exp()
 for _name in [*_methods.METHODS, "cat", "broadcast_tensors", "is_tensor", "numel", "rsub"]:
@@ -97,3 +102,5 @@ concat = concatenate = _functions.cat
 std, var = _functions.std, _functions.var
 for _name in _methods.INPLACE:
     globals()[_name + "_"] = getattr(Tensor, _name + "_")
+globals().update(_tensor_types.CPU)
+set_default_tensor_type = _tensor_types.set_default_tensor_type

@@ -9,6 +9,7 @@ Not here: operations. They are ops (`core.ops`) and become methods in `core.meth
 
 from __future__ import annotations
 
+import copy
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -53,9 +54,10 @@ class Tensor:
     _edge: Edge | None = None
     _requires_grad = False
     _grad: Tensor | None = None
+    _home: Any = None  # of a leaf: an array where its gradient is to live; `ddp` puts a part of a bucket here
     _counter: list[int] | None = None  # [version], shared by all views; made when somebody needs to compare versions
     _base: Tensor | None = None  # the tensor that this is a view of, itself no view
-    _steps: tuple[tuple[Any, dict[str, Any]], ...] = ()  # the view ops that lead from `_base` to here
+    _steps: tuple[tuple[Any, dict[str, Any], int | None], ...] = ()  # the view ops that lead from `_base` to here
     _writes = 0  # of a base: how often its graph was changed by a write to it or a view; of a view: what it was when `_edge` was made
     _hooks: dict[int, Any] | None = None
     _post_hooks: dict[int, Any] | None = None
@@ -169,7 +171,9 @@ class Tensor:
     def numpy(self, *, force: bool = False) -> np.ndarray:
         """The NumPy array that shares this tensor's memory. `force` detaches, and copies from a device, where needed."""
         if self._requires_grad and mode.grad and not force:
-            raise GraphError("numpy: expected a tensor that requires no grad, got one that does; use tensor.detach().numpy()")
+            raise GraphError(
+                "numpy: expected a tensor that requires no grad, got one that does; use tensor.detach().numpy()"
+            )
         if backend.of(self._a).device_type != "cpu" and not force:
             raise DTypeError(f"numpy: expected a tensor on the CPU, got {self.device}; use tensor.cpu().numpy()")
         return self._host()
@@ -330,7 +334,7 @@ class Tensor:
                 g = g if create_graph else wrap(g.copy())
                 t._grad = g if t._grad is None else t._grad + g
 
-        Handle.of(self._edge[0], "output_hooks", (self._edge[1], keep))
+        Handle.of(self._edge[0], "output_hooks", (self._edge[1], keep, True))
 
     @property
     def retains_grad(self) -> bool:
@@ -347,7 +351,7 @@ class Tensor:
 
         if self._edge is None:
             return Handle.of(self, "_hooks", on_gradient)
-        return Handle.of(self._edge[0], "output_hooks", (self._edge[1], on_gradient))
+        return Handle.of(self._edge[0], "output_hooks", (self._edge[1], on_gradient, False))
 
     def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> Handle:
         """`hook(tensor)` runs after this leaf's `grad` has been updated."""
@@ -363,8 +367,11 @@ class Tensor:
         old = self._grad
         if create_graph:
             self._grad = g if old is None else old + g
-        elif old is None:
+        elif old is None and self._home is None:
             self._grad = wrap(self._own(g))
+        elif old is None:
+            self._home[...] = g
+            self._grad = wrap(self._home)
         elif old._requires_grad:
             self._grad = wrap(old._a + g)
         else:
@@ -439,7 +446,9 @@ class Tensor:
                 "do it under no_grad(), or out of place"
             )
         if mode.grad and self._base is not None and self._base._requires_grad and self._base._edge is None:
-            raise GraphError(f"{name}_: a view of a leaf Variable that requires grad is being used in an in-place operation")
+            raise GraphError(
+                f"{name}_: a view of a leaf Variable that requires grad is being used in an in-place operation"
+            )
 
     def _rebase(self, edge: Edge) -> None:
         """This tensor's memory now holds the result of `edge`: let it and the tensor it is a view of say so."""
@@ -467,7 +476,7 @@ class Tensor:
         if id(self) in memo:
             return memo[id(self)]
         t = object.__new__(type(self))
-        t.__dict__.update({k: v for k, v in self.__dict__.items() if k[0] != "_"})
+        t.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items() if k[0] != "_"})
         t._a, t._requires_grad = self._a.copy(), self._requires_grad
         if self._grad is not None:
             t._grad = self._grad.__deepcopy__(memo)
@@ -554,7 +563,7 @@ def _python(value: Any, dtype: np.dtype) -> Any:
 
 
 def _rebuild(cls: type, array: np.ndarray, where: str, requires_grad: bool) -> Tensor:
-    t = object.__new__(cls)
+    t: Any = object.__new__(cls)
     t._a = _moved(array, where)
     t._requires_grad = requires_grad
     return t

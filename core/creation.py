@@ -7,19 +7,36 @@ from typing import Any
 import numpy as np
 
 from core import backend, dtypes
+from core._tensor import Tensor, _moved, wrap
 from core.devices import device as device_type
 from core.errors import ArgumentError, DTypeError
 from core.ops.shape import shape_of
-from core._tensor import Tensor, _moved, wrap
+
+
+_default_device: device_type | None = None
+
+
+def set_default_device(device: Any) -> None:
+    """Where new tensors go that are not told; None is the CPU."""
+    global _default_device
+    _default_device = None if device is None else device_type(device)
+
+
+def get_default_device() -> device_type:
+    """Where new tensors go that are not told."""
+    return _default_device or device_type("cpu")
 
 
 def placed(array: np.ndarray, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """A NumPy array as a tensor on a device."""
+    """A NumPy array as a tensor on a device, by default the default device."""
+    device = _default_device if device is None else device
     t = wrap(array if device is None else _moved(array, device))
     return t.requires_grad_() if requires_grad else t
 
 
-def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Tensor:
+def tensor(
+    data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False
+) -> Tensor:
     """A copy of numbers, nested lists, arrays or tensors. Floats become the default type; ints int64."""
     if isinstance(data, Tensor):
         device = data.device if device is None else device
@@ -85,7 +102,7 @@ def from_numpy(array: np.ndarray) -> Tensor:
 
 def _filled(make: Any, shape: Any, dtype: Any, device: Any, requires_grad: bool) -> Tensor:
     d = dtypes.default_numpy() if dtype is None else dtypes.as_numpy(dtype)
-    where = device_type("cpu") if device is None else device_type(device)
+    where = get_default_device() if device is None else device_type(device)
     be = backend.get(where.type)
     array = make(be.xp, shape, d)
     if where.index:
@@ -123,7 +140,9 @@ def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, r
 
 
 def _like(make: Any) -> Any:
-    def like(x: Tensor, *args: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+    def like(
+        x: Tensor, *args: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, **_: Any
+    ) -> Tensor:
         return make(x._a.shape, *args, dtype=dtype or x.dtype, device=device or x.device, requires_grad=requires_grad)
 
     like.__name__ = make.__name__ + "_like"
@@ -151,7 +170,9 @@ def arange(*bounds: Any, dtype: Any = None, device: Any = None, requires_grad: b
         for v in (named.get("start", start), named.get("end", end), named.get("step", step))
     )
     if end is None or step == 0 or (end - start) * step < 0:
-        raise ArgumentError(f"arange: expected bounds consistent with the sign of step, got start {start}, end {end}, step {step}")
+        raise ArgumentError(
+            f"arange: expected bounds consistent with the sign of step, got start {start}, end {end}, step {step}"
+        )
     if dtype is None:
         whole = all(isinstance(v, int) for v in (start, end, step))
         dtype = dtypes.int64 if whole else dtypes.get_default_dtype()
@@ -161,7 +182,9 @@ def arange(*bounds: Any, dtype: Any = None, device: Any = None, requires_grad: b
     return placed(a, device, requires_grad)
 
 
-def linspace(start: Any, end: Any, steps: int, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def linspace(
+    start: Any, end: Any, steps: int, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """`steps` numbers evenly from start to end, both included."""
     d = dtypes.default_numpy() if dtype is None else dtypes.as_numpy(dtype)
     start, end = (v.item() if isinstance(v, Tensor) else v for v in (start, end))

@@ -8,6 +8,7 @@ Source: https://docs.pytorch.org/docs/stable/tensor_attributes.html (type promot
 
 from __future__ import annotations
 
+import builtins
 from typing import Any
 
 import ml_dtypes
@@ -75,7 +76,9 @@ def of(numpy_dtype: Any) -> dtype:
     """The dtype of an array's dtype."""
     found = _FROM_NUMPY.get(numpy_dtype)
     if found is None:
-        raise DTypeError(f"tensor: expected one of {', '.join(d.name for d in ALL)}, got {numpy_dtype}; convert it first")
+        raise DTypeError(
+            f"tensor: expected one of {', '.join(d.name for d in ALL)}, got {numpy_dtype}; convert it first"
+        )
     return found
 
 
@@ -147,17 +150,20 @@ def join(a: np.dtype, b: np.dtype) -> np.dtype:
 
 def scalar_category(x: Any) -> Any:
     """The category of a Python number, None for anything else."""
-    # bool first: True is an int, too.
-    if x is True or x is False:
-        return BOOL
     t = type(x)
-    if t is _int or isinstance(x, np.integer):
-        return INTEGER
-    if t is _float or isinstance(x, np.floating):
+    if t is _float:
         return FLOATING
-    if t is complex or isinstance(x, np.complexfloating):
-        return COMPLEX
-    return INTEGER if isinstance(x, _int) else FLOATING if isinstance(x, _float) else None
+    if x is True or x is False:  # before integers: True is an int, too
+        return BOOL
+    return (
+        INTEGER
+        if isinstance(x, _int)
+        else FLOATING
+        if isinstance(x, _float)
+        else COMPLEX
+        if isinstance(x, complex)
+        else None
+    )
 
 
 def category(d: np.dtype) -> Any:
@@ -172,7 +178,7 @@ def result_numpy(*operands: Any) -> np.dtype:
     """`torch.result_type` of arrays and Python numbers, as a NumPy dtype."""
     dims = zero = number = None  # the join of each rank of operand
     for x in operands:
-        if hasattr(x, "dtype") and hasattr(x, "ndim") and not isinstance(x, np.generic):
+        if hasattr(x, "dtype"):  # an array, or what NumPy makes of a 0-d one
             if x.ndim:
                 dims = x.dtype if dims is None else join(dims, x.dtype)
             else:
@@ -183,24 +189,17 @@ def result_numpy(*operands: Any) -> np.dtype:
                 raise DTypeError(f"expected a Tensor or a number, got {type(x).__name__}")
             d = (bool, int64, _default, _default.to_complex())[c].numpy
             number = d if number is None else join(number, d)
-    result = dims
-    for lower in (zero, number):
-        if lower is None:
-            continue
-        if result is None:
-            result = lower
-        elif category(lower) > category(result):
-            # a number or 0-d operand of a higher category decides the category, not the width
-            result = join(result, _FROM_NUMPY[lower].numpy) if lower is zero else _raise_category(result, lower)
-    assert result is not None
-    return result
+    return _outranked(dims, _outranked(zero, number))
 
 
-def _raise_category(d: np.dtype, number: np.dtype) -> np.dtype:
-    """A tensor type met by a Python number of a higher category: the default type of that category."""
-    if _FROM_NUMPY[number].category == COMPLEX and _FROM_NUMPY[d].category == FLOATING:
-        return _FROM_NUMPY[d].to_complex().numpy
-    return number
+def _outranked(higher: Any, lower: Any) -> Any:
+    """The type of a higher rank of operands, changed only where the lower rank is of a higher category."""
+    if higher is None or lower is None:
+        return lower if higher is None else higher
+    h, low = _FROM_NUMPY[higher], _FROM_NUMPY[lower]
+    if low.category <= h.category:
+        return higher
+    return h.to_complex().numpy if h.is_floating_point else join(higher, lower)
 
 
-_int, _float = type(0), type(0.0)
+_int, _float = builtins.int, builtins.float

@@ -5,8 +5,8 @@ its inputs (`pull`). `walk` visits each node once, after all its consumers, and 
 of the leaf has been seen: `ddp` hangs on that.
 
 Contract: nothing here knows of tensors, arrays or devices. A gradient is anything with `+`: a raw array in plain backward, a Tensor when
-a graph of the gradient is wanted. A leaf is any object with `_arrive(gradient, create_graph)`. The walk is iterative, so depth is bounded by
-memory alone. Node numbers grow with time, so descending number is an order in which consumers come first.
+a graph of the gradient is wanted. A leaf is any object with `_arrive(gradient, create_graph)`. The walk is iterative, so depth is
+bounded by memory alone. Node numbers grow with time, so descending number is an order in which consumers come first.
 Not here: what an op is (`core.ops.op`), what users call (`core.autograd`).
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import count
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from core.errors import GraphError
@@ -31,7 +31,8 @@ class _Mode(threading.local):
     """What this thread records. Threads are independent: ranks may be threads."""
 
     grad = True  # record a graph
-    inference = False  # tensors made now never enter a graph
+    inference = False  # inside of `inference_mode`
+    autocast: Any = None  # what converts the inputs of ops, inside of `autocast`
     anomaly = False  # remember where each node was made, check gradients for NaN
     callbacks: list[Callable[[], None]] | None = None  # to run when the current walk has ended
     saved_hooks: tuple[tuple[Callable[[Any], Any], Callable[[Any], Any]], ...] = ()  # (pack, unpack), innermost last
@@ -144,11 +145,18 @@ def walk(
     """Carry the gradients of `roots`, pairs of an edge and its gradient, back through the graph.
 
     Without `inputs` every leaf that is reached gets its gradient by `_arrive`. With them only what lies between is visited; then
-    the gradients are handed to those leaves (`accumulate`) or returned, keyed by edge. `stop`: nothing beyond them leads to another of them.
+    the gradients are handed to those leaves (`accumulate`) or returned, keyed by edge. `stop`: nothing beyond them leads to
+    another of them.
     """
-    wanted = None if inputs is None else set(inputs)
-    order, uses = _reachable(roots, wanted if stop and wanted else ())
-    needed = None if wanted is None else _needed(order, wanted)
+    wanted = set(inputs or ())
+    order, uses = _reachable(roots, wanted if stop else ())
+    needed = None if inputs is None else _needed(order, wanted)
+    for node in order if needed is None else needed:
+        if node.freed:
+            raise GraphError(
+                f"backward: expected a graph that still has its saved values, got {node.name()}, freed by an earlier "
+                "backward; pass retain_graph=True to the earlier one"
+            )
     found: dict[Edge, Any] = {}
     pending: dict[Any, Any] = {}  # node -> gradient, or list of gradients if it has several outputs; leaf -> gradient
     ours: set[Any] = set()  # keys of `pending` whose gradient is a sum that nobody else holds
@@ -160,7 +168,7 @@ def walk(
         for edge, _ in roots:
             if not isinstance(edge[0], Node) and edge[0] not in uses and edge[0] in pending:
                 uses[edge[0]] = 0  # a leaf that is a root: nothing else to wait for unless the graph uses it, too
-                _leave(edge, pending, wanted, accumulate, create_graph, found)
+                _leave(edge, pending, None if inputs is None else wanted, accumulate, create_graph, found)
         for node in order:
             grads = pending.pop(node, None)
             ours.discard(node)
@@ -173,18 +181,22 @@ def walk(
                 if not retain_graph:
                     node.free()
             del grads
-            for i, edge in enumerate(node.edges):
-                if edge is None:
+            for i, to in enumerate(node.edges):
+                if to is None:
                     continue
-                target = edge[0]
-                if pulled is not None and pulled[i] is not None:
-                    _deposit(pending, ours, edge, pulled[i], create_graph)
+                target = to[0]
+                if (
+                    pulled is not None
+                    and pulled[i] is not None
+                    and (needed is None or target in needed or to in wanted)
+                ):
+                    _deposit(pending, ours, to, pulled[i], create_graph)
                 if target in uses:
                     uses[target] -= 1
                     if not uses[target] and target in pending:
                         if pulled is not None:
                             _drop(pulled, i)  # so that the leaf may keep the array itself
-                        _leave(edge, pending, wanted, accumulate, create_graph, found)
+                        _leave(to, pending, None if inputs is None else wanted, accumulate, create_graph, found)
         for callback in mode.callbacks:  # a callback may add another
             callback()
     finally:
@@ -201,9 +213,7 @@ def queue_callback(callback: Callable[[], None]) -> None:
 # -- parts of the walk -------------------------------------------------------------------------------------------------
 
 
-def _reachable(
-    roots: Iterable[tuple[Edge, Any]], ends: Collection[Edge] = ()
-) -> tuple[list[Node], dict[Any, int]]:
+def _reachable(roots: Iterable[tuple[Edge, Any]], ends: Collection[Edge] = ()) -> tuple[list[Node], dict[Any, int]]:
     """All nodes behind the roots, consumers first, and how many edges lead to each leaf. Nothing behind `ends` is visited."""
     final = {target for target, _ in ends}
     nodes: set[Node] = set()
@@ -217,11 +227,6 @@ def _reachable(
         node = stack.pop()
         if node in final:
             continue
-        if node.freed:
-            raise GraphError(
-                f"backward: expected a graph that still has its saved values, got {node.name()}, freed by an earlier "
-                "backward; pass retain_graph=True to the earlier one"
-            )
         for edge in node.edges:
             if edge is None:
                 continue
@@ -272,11 +277,12 @@ def _leave(
 
 
 def _at_node(
-    node: Node, grads: Any, wanted: set[Edge] | None, create_graph: bool, accumulate: bool, found: dict[Edge, Any]
+    node: Node, grads: Any, wanted: set[Edge], create_graph: bool, accumulate: bool, found: dict[Edge, Any]
 ) -> Any:
     """Run the hooks on the node's outputs and note gradients that are wanted."""
     if node.output_hooks:
-        for (output, hook) in list(node.output_hooks.values()):
+        # what keeps the gradient for `retain_grad` runs last and sees what the others made of it
+        for output, hook, _ in sorted(node.output_hooks.values(), key=itemgetter(2)):
             g = grads[output] if node.outputs > 1 else grads
             if g is not None:
                 new = hook(g, create_graph)
@@ -286,7 +292,7 @@ def _at_node(
                     grads[output] = new
                 else:
                     grads = new
-    if wanted is not None:
+    if wanted:
         for output in range(node.outputs):
             if (node, output) in wanted:
                 g = grads[output] if node.outputs > 1 else grads

@@ -44,6 +44,10 @@ class StateDictError(CoreError, RuntimeError, KeyError):
     __str__ = Exception.__str__  # KeyError would show the message in quotes, newlines escaped
 
 
+class CheckpointError(CoreError, RuntimeError, ValueError):
+    """A file of saved values that is damaged, holds what must not be loaded, or cannot hold what is to be saved."""
+
+
 class MissingLibraryError(CoreError, ImportError):
     """An optional library that is not installed."""
 

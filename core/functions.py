@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from core import backend, dtypes
+from core._tensor import Tensor, _dim, _moved, wrap
 from core.devices import device as device_type
 from core.errors import ArgumentError, ShapeError
 from core.ops import index as _index
@@ -21,7 +22,6 @@ from core.ops import pointwise as _pw
 from core.ops import reduce as _reduce
 from core.ops import shape as _shape
 from core.ops.shape import shape_of
-from core._tensor import Tensor, _dim, _moved, wrap
 
 ValuesIndices = namedtuple("ValuesIndices", "values indices")
 
@@ -211,7 +211,7 @@ def std(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 def norm(x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Tensor:
     """The p-norm over `dim` (all by default): (Σ |x|ᵖ)^(1/p); p may be ±inf, 0, 1, 2, "fro"."""
     if p is None or p == "fro" or p == 2:
-        return _pw.sqrt(_reduce.sum(_pw.square(_pw.abs(x) if x.is_complex() else x), dim=dim, keepdim=keepdim))
+        return _reduce.norm2(x, dim=dim, keepdim=keepdim)
     a = _pw.abs(x)
     if p == math.inf:
         return _reduce.amax(a, dim=dim, keepdim=keepdim)
@@ -244,7 +244,9 @@ def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = 
 
 def _matrices(x: Tensor, y: Tensor, ndim: int, where: str) -> Tensor:
     if x._a.ndim != ndim or y._a.ndim != ndim:
-        raise ShapeError(f"{where}: expected {ndim}-d tensors, got shapes {tuple(x.shape)} and {tuple(y.shape)}; use matmul")
+        raise ShapeError(
+            f"{where}: expected {ndim}-d tensors, got shapes {tuple(x.shape)} and {tuple(y.shape)}; use matmul"
+        )
     return _linalg.matmul(x, y)
 
 
@@ -292,7 +294,9 @@ def to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     for a in args:
         if isinstance(a, Tensor):
             dtype, where = a.dtype, a.device
-        elif isinstance(a, dtypes.dtype) or (isinstance(a, type) and a in (builtins.float, builtins.int, builtins.bool)):
+        elif isinstance(a, dtypes.dtype) or (
+            isinstance(a, type) and a in (builtins.float, builtins.int, builtins.bool)
+        ):
             dtype = a
         elif isinstance(a, (str, device_type)) or (isinstance(a, int) and not isinstance(a, bool)):
             where = a
@@ -333,12 +337,15 @@ def cuda(x: Tensor, device: Any = None, non_blocking: bool = False) -> Tensor:
     return to(x, "cuda" if device is None else device)
 
 
-def type_(x: Tensor, dtype: Any = None) -> Any:
-    """The name of the tensor's type, or x converted to one."""
+def type_(x: Tensor, dtype: Any = None, non_blocking: bool = False) -> Any:
+    """The name of the tensor's type, "torch.FloatTensor", or x converted to a dtype or to a type by name."""
+    from core import tensor_types
+
     if dtype is None:
-        name = {"float32": "Float", "float64": "Double", "float16": "Half", "bfloat16": "BFloat16", "uint8": "Byte", "int8": "Char",
-                "int16": "Short", "int32": "Int", "int64": "Long", "bool": "Bool"}.get(x.dtype.name, x.dtype.name)  # fmt: skip
-        return f"{dtypes.dtype.prefix}.{'cuda.' if x.is_cuda else ''}{name}Tensor"
+        return str(tensor_types.of(x))
+    if isinstance(dtype, (str, tensor_types.TensorType)):
+        named = tensor_types.named(dtype)
+        return to(x, named.dtype, device=named.device_type)
     return to(x, dtype)
 
 
@@ -408,6 +415,3 @@ def nonzero(x: Tensor, *, as_tuple: bool = False) -> Any:
 
 # builtins whose names the functions above take
 sum_of, min_of, max_of = builtins.sum, builtins.min, builtins.max
-
-
-

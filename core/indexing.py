@@ -1,7 +1,7 @@
 """x[…] and x[…] = v: from what users write to views and gathers.
 
-As in torch, ints, slices, None and … act first and give a view; integer and boolean tensors (arrays, lists) then act on what is left. Where only
-the first kind occurs the result is a view.
+As in torch, ints, slices, None and … act first and give a view; integer and boolean tensors (arrays, lists) then act on what is
+left. Where only the first kind occurs the result is a view.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from core import backend
+from core._tensor import Tensor, wrap
 from core.errors import ArgumentError, DTypeError, RangeError
 from core.ops.index import index as gather_index
 from core.ops.index import index_put
 from core.ops.shape import slice_view
-from core._tensor import Tensor, _grad_mode, wrap
 
 _WHOLE = slice(None)
 
@@ -33,10 +33,6 @@ def setitem(x: Tensor, i: Any, value: Any) -> None:
     basic, arrays = _parsed(x, i)
     if not isinstance(value, Tensor):
         value = wrap(backend.of(x._a).from_numpy(np.asarray(value).astype(x._a.dtype)))
-    with _grad_mode(False):
-        plain = not (x._requires_grad or value._requires_grad)
-    if arrays is None and basic == () and plain:
-        basic = (...,)
     target = slice_view(x, index=basic) if basic is not None else x
     if value.device != x.device:
         value = value.to(x.device)
@@ -59,9 +55,13 @@ def _parsed(x: Tensor, i: Any) -> tuple[tuple[Any, ...] | None, tuple[Any, ...] 
         entries = i if any(isinstance(e, (slice, type(None), type(...))) for e in i) else entries
     entries = [_entry(e, x) for e in entries]
 
-    used = sum(e.ndim if _is_mask(e) else 1 for e in entries if e is not None and e is not ... and not isinstance(e, bool))
+    used = sum(
+        e.ndim if _is_mask(e) else 1 for e in entries if e is not None and e is not ... and not isinstance(e, bool)
+    )
     if used > x._a.ndim:
-        raise RangeError(f"index: too many indices: expected at most {x._a.ndim} for shape {tuple(x.shape)}, got {used}")
+        raise RangeError(
+            f"index: too many indices: expected at most {x._a.ndim} for shape {tuple(x.shape)}, got {used}"
+        )
     if ... in [e for e in entries if e is ...]:
         at = next(k for k, e in enumerate(entries) if e is ...)
         if sum(e is ... for e in entries) > 1:
@@ -83,8 +83,16 @@ def _parsed(x: Tensor, i: Any) -> tuple[tuple[Any, ...] | None, tuple[Any, ...] 
             basic.append(e)
             rest.append(_WHOLE)
         elif _is_mask(e):
+            if not e.ndim:  # a 0-d mask adds a dimension of length 1 or 0
+                basic.append(None)
+            at = sum(b is not None for b in basic)
+            if e.shape != x._a.shape[at : at + e.ndim]:
+                raise RangeError(
+                    f"index: The shape of the mask {tuple(e.shape)} at index {at} does not match the shape of the indexed tensor "
+                    f"{tuple(x.shape)}; expected {tuple(x._a.shape[at : at + e.ndim])}"
+                )
             basic.extend([_WHOLE] * e.ndim)
-            rest.extend(_positions(e, x, len(rest)) if e.ndim else [])
+            rest.extend(_positions(e))
         else:
             basic.append(_WHOLE)
             rest.append(e)
@@ -130,6 +138,6 @@ def _is_mask(e: Any) -> bool:
     return hasattr(e, "dtype") and e.dtype == np.bool_
 
 
-def _positions(mask: Any, x: Tensor, dim: int) -> list[Any]:
-    """A mask over some dimensions as integer arrays, one for each."""
-    return [p.astype(np.int64) for p in backend.of(mask).xp.nonzero(mask)]
+def _positions(mask: Any) -> list[Any]:
+    """A mask over some dimensions as integer arrays, one for each; of a 0-d mask one all the same."""
+    return [p.astype(np.int64) for p in backend.of(mask).xp.nonzero(mask if mask.ndim else mask.reshape(1))]

@@ -5,26 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from core import dtypes, functions, indexing, rng
+from core._tensor import Tensor
 from core.ops import index, linalg, nn, pointwise, reduce, shape
 from core.ops.op import Op
-from core._tensor import Tensor
 
 _ROOMS: tuple[Any, ...] = (functions, pointwise, reduce, shape, index, linalg, nn)  # searched in this order
 
 METHODS = """
-    abs acos add addmm all allclose alias amax amin any argmax argmin argsort asin atan atan2 bitwise_and bitwise_not bitwise_or bitwise_xor
-    bmm ceil chunk clamp clone conj contiguous cos cosh cpu cuda cumprod cumsum diagonal div dot eq equal exp expand expand_as expm1
-    flatten flip floor fmod gather ge gt index_select isclose isfinite isinf isnan le log log10 log1p log2 log_softmax
-    logical_and logical_not logical_or logical_xor logsumexp lt masked_fill matmul max maximum mean min minimum mm mul mv narrow ne neg nonzero norm
-    outer permute pow prod reciprocal relu remainder repeat reshape reshape_as roll round rsqrt scatter scatter_add select sgn sigmoid sign
-    sin sinh softmax sort split sqrt square squeeze std sub sum sum_to t tan tanh to topk transpose tril triu trunc unbind unsqueeze var
-    view view_as where
+    abs acos add addmm all allclose alias amax amin any argmax argmin argsort asin atan atan2 bitwise_and bitwise_not bitwise_or
+    bitwise_xor bmm ceil chunk clamp clone conj contiguous cos cosh cpu cuda cumprod cumsum diagonal div dot eq equal exp expand
+    expand_as expm1 flatten flip floor fmod gather ge gt index_select isclose isfinite isinf isnan le log log10 log1p log2 log_softmax
+    logical_and logical_not logical_or logical_xor logsumexp lt masked_fill matmul max maximum mean min minimum mm mul mv narrow ne neg
+    nonzero norm outer permute pow prod reciprocal relu remainder repeat reshape reshape_as roll round rsqrt scatter scatter_add select
+    sgn sigmoid sign sin sinh softmax sort split sqrt square squeeze std sub sum sum_to t tan tanh to topk transpose tril triu trunc
+    unbind unsqueeze var view view_as where
 """.split()
 
 # name_ is the op `name` written into the tensor's own memory
 INPLACE = """
-    abs acos add asin atan ceil clamp copy cos cosh div exp expm1 fill floor fmod log log10 log1p log2 masked_fill maximum minimum mul neg pow
-    reciprocal relu remainder round rsqrt sgn sigmoid sign sin sinh sqrt square sub tan tanh tril triu trunc zero
+    abs acos add asin atan ceil clamp copy cos cosh div exp expm1 fill floor fmod log log10 log1p log2 masked_fill maximum minimum mul
+    neg pow reciprocal relu remainder round rsqrt sgn sigmoid sign sin sinh sqrt square sub tan tanh tril triu trunc zero
 """.split()
 
 OPERATORS = {
@@ -110,16 +110,17 @@ def bind() -> None:
         setattr(Tensor, "new_" + fill, _like(fill))
     for name in ("truediv", "pow", "matmul", "mod"):
         setattr(Tensor, f"__r{name}__", _reversed({"truediv": "div", "mod": "remainder"}.get(name, name)))
-    for name in ("uniform_", "normal_", "random_", "bernoulli_"):
+    for name in ("uniform_", "normal_", "random_", "bernoulli_", "exponential_", "multinomial", "bernoulli"):
         setattr(Tensor, name, getattr(rng, name))
-    Tensor.__getitem__ = indexing.getitem  # type: ignore[method-assign]
-    Tensor.__setitem__ = indexing.setitem  # type: ignore[method-assign]
-    Tensor.__floordiv__ = lambda x, y: pointwise.div(x, y, rounding_mode="floor")
-    Tensor.__rfloordiv__ = lambda x, y: pointwise.div(y, x, rounding_mode="floor")
-    Tensor.type = functions.type_
-    Tensor.where = lambda x, condition, y: functions.where(condition, x, y)
-    Tensor.T = property(lambda x: functions.permute(x, tuple(reversed(range(x._a.ndim)))))
-    Tensor.mT = property(lambda x: shape.transpose(x, dim0=-2, dim1=-1))
+    cls: Any = Tensor
+    cls.__getitem__ = indexing.getitem
+    cls.__setitem__ = indexing.setitem
+    cls.__floordiv__ = lambda x, y: pointwise.div(x, y, rounding_mode="floor")
+    cls.__rfloordiv__ = lambda x, y: pointwise.div(y, x, rounding_mode="floor")
+    cls.type = functions.type_
+    cls.where = lambda x, condition, y: functions.where(condition, x, y)
+    cls.T = property(lambda x: functions.permute(x, tuple(reversed(range(x._a.ndim)))))
+    cls.mT = property(lambda x: shape.transpose(x, dim0=-2, dim1=-1))
 
 
 bind()

@@ -1,7 +1,8 @@
 """How a tensor prints: as PyTorch prints it.
 
-Source of the rules: torch/_tensor_str.py (the rules, not the code): all elements in one width; scientific notation when the greatest is above 10⁸, the
-ratio above 1000 or the least below 10⁻⁴; lines of 80 characters; more than 1000 elements are summarised by three at each end.
+Source of the rules: torch/_tensor_str.py (the rules, not the code): all elements in one width; scientific notation when the
+greatest is above 10⁸, the ratio above 1000 or the least below 10⁻⁴; lines of 80 characters; more than 1000 elements are
+summarised by three at each end.
 """
 
 from __future__ import annotations
@@ -52,29 +53,18 @@ class _Formatter:
 
     def __init__(self, a: np.ndarray):
         self.floating = a.dtype.kind == "f"
-        self.sci = self.integral = False
-        self.width = 1
-        flat = a.reshape(-1)
-        if not self.floating:
-            self.width = max((len(str(v)) for v in flat.tolist()), default=1)
-            return
-        values = np.abs(flat[np.isfinite(flat) & (flat != 0)].astype(np.float64))
-        if not values.size:
-            # the point of 0. is added to zeros, not to nan and inf
-            self.integral = True
-            self.width = max((len(self._plain(v)) for v in flat.tolist()), default=1)
-            return
-        least, greatest = values.min(), values.max()
-        finite = flat[np.isfinite(flat)].astype(np.float64)
-        self.integral = bool((finite == np.ceil(finite)).all())
-        wide = greatest / least > 1000 or greatest > 1e8
-        self.sci = wide and greatest / least > 1000 if self.integral else wide or least < 1e-4
-        if self.integral:
-            self.sci = greatest / least > 1000 and greatest > 1e8 or greatest > 1e8
-        if _options.sci_mode is not None:
-            self.sci = _options.sci_mode
-        shown = flat if not self.integral or self.sci else flat
-        self.width = max(len(self._plain(v)) for v in shown.tolist())
+        self.sci, self.integral = False, True
+        values = a.reshape(-1)
+        if self.floating:  # zeros, nan and inf have no say in the notation, nor in the width
+            values = values[np.isfinite(values) & (values != 0)]
+            if values.size:
+                sizes = np.abs(values.astype(np.float64))
+                least, greatest = sizes.min(), sizes.max()
+                self.integral = bool((values == np.ceil(values)).all())
+                self.sci = bool(greatest / least > 1000 or greatest > 1e8 or least < 1e-4)
+                if _options.sci_mode is not None:
+                    self.sci = _options.sci_mode
+        self.width = max((len(self._plain(v)) for v in values.tolist()), default=1)
 
     def _plain(self, v: Any) -> str:
         if self.floating:

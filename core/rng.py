@@ -2,9 +2,9 @@
 
 PyTorch draws 32-bit words from MT19937 and turns them into numbers by the rules below, element by element in memory order; so do we, in
 whole arrays. Source: aten/src/ATen/core/DistributionsHelper.h and native/cpu/DistributionTemplates.h (the rules, not the code).
-    float32 uniform   24 low bits of a word / 2²⁴
+    float32 uniform   24 low bits of a word / 2²⁴; smaller types are rounded from it
     float64 uniform   53 low bits of two words (the first is the high one) / 2⁵³
-    integer in a range of n   word mod n (two words if n ≥ 2³²)
+    integer in a range of n   word mod n (two words if n ≥ 2²⁸)
     normal            Box–Muller: blocks of 16 for 16 elements and more; pair by pair, in float64, below
     permutation       Fisher–Yates from the front, word mod (n − i)
 Numbers for a GPU are drawn here and copied there.
@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from core import backend, dtypes
-from core.errors import ArgumentError, DTypeError
 from core._tensor import Tensor, wrap
+from core.errors import ArgumentError, DTypeError
 
 
 class Generator:
@@ -35,7 +36,7 @@ class Generator:
         """Start the stream over from a seed."""
         self._seed = int(seed)
         self._words = np.random.MT19937()
-        self._words._legacy_seeding(self._seed & 0xFFFFFFFF)  # type: ignore[attr-defined]
+        self._words._legacy_seeding(self._seed & 0xFFFFFFFF)
         self._next_normal: float | None = None
         return self
 
@@ -52,14 +53,19 @@ class Generator:
         """The state as a byte tensor for `set_state`."""
         state = self._words.state["state"]
         has, value = self._next_normal is not None, self._next_normal or 0.0
-        head = np.array([self._seed & (2**63 - 1), state["pos"], has], dtype=np.int64).tobytes() + np.float64(value).tobytes()
+        head = (
+            np.array([self._seed & (2**63 - 1), state["pos"], has], dtype=np.int64).tobytes()
+            + np.float64(value).tobytes()
+        )
         return wrap(np.frombuffer(head + state["key"].astype(np.uint32).tobytes(), dtype=np.uint8).copy())
 
     def set_state(self, state: Tensor) -> Generator:
         """Go back to a state that `get_state` returned."""
         raw = state._host().tobytes()
         if len(raw) != 32 + 624 * 4:
-            raise ArgumentError(f"set_state: expected a state of {32 + 624 * 4} bytes, got {len(raw)}; use what get_state returned")
+            raise ArgumentError(
+                f"set_state: expected a state of {32 + 624 * 4} bytes, got {len(raw)}; use what get_state returned"
+            )
         seed, pos, has = np.frombuffer(raw[:24], dtype=np.int64).tolist()
         self.manual_seed(seed)
         key = np.frombuffer(raw[32:], dtype=np.uint32)
@@ -82,13 +88,13 @@ class Generator:
         """(n,) in [0, 1)"""
         if dtype == np.float64:
             return (self.words64(n) & np.uint64(2**53 - 1)) * 2.0**-53
-        bits = {"float16": 11, "bfloat16": 8}.get(dtype.name, 24)
-        return ((self.words(n) & np.uint64(2**bits - 1)).astype(np.float32) * np.float32(2.0**-bits)).astype(dtype)
+        u = (self.words(n) & np.uint64(2**24 - 1)).astype(np.float32) * np.float32(2.0**-24)
+        return u.astype(dtype, copy=False)
 
     def normal(self, n: int, dtype: np.dtype) -> np.ndarray:
-        """(n,) of mean 0 and standard deviation 1"""
+        """(n,) of mean 0 and standard deviation 1, in the precision they are computed in: float64 for few of them"""
         if n < 16:
-            return np.array([self._one_normal() for _ in range(n)], dtype=dtype)
+            return np.array([self._one_normal() for _ in range(n)])
         real = np.float64 if dtype == np.float64 else np.float32
         u = self.uniform(n, np.dtype(real))
         z = np.empty(n, dtype=real)
@@ -96,7 +102,7 @@ class Generator:
         z[:whole] = _box_muller(u[:whole])
         if n % 16:  # the last 16 are drawn again, as one block
             z[-16:] = _box_muller(self.uniform(16, np.dtype(real)))
-        return z.astype(dtype, copy=False)
+        return z
 
     def _one_normal(self) -> float:
         if self._next_normal is not None:
@@ -110,8 +116,12 @@ class Generator:
     def integers(self, n: int, low: int, high: int) -> np.ndarray:
         """(n,) int64 in [low, high)"""
         span = high - low
-        w = self.words64(n) if span >= 2**32 else self.words(n)
+        w = self.words64(n) if span >= 2**28 else self.words(n)
         return (w % np.uint64(span)).astype(np.int64) + low
+
+    def exponential(self, n: int) -> np.ndarray:
+        """(n,) float64 of rate 1"""
+        return -np.log1p(-self.uniform(n, np.dtype(np.float64)))
 
     def permutation(self, n: int) -> np.ndarray:
         """(n,) int64: 0 … n−1 in random order"""
@@ -130,7 +140,49 @@ def _box_muller(u: np.ndarray) -> np.ndarray:
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
 
 
-default_generator = Generator()
+class _StandIn(threading.local):
+    generator: Generator | None = None
+
+
+stand_in = _StandIn()  # of this thread: who answers in place of the default generator (`core.philox.drawing_from`)
+
+
+class DefaultGenerator(Generator):
+    """The stream of all who name none. A thread may have another generator answer in its place."""
+
+    def words(self, n: int) -> np.ndarray:
+        return stand_in.generator.words(n) if stand_in.generator else super().words(n)
+
+    def normal(self, n: int, dtype: np.dtype) -> np.ndarray:
+        return stand_in.generator.normal(n, dtype) if stand_in.generator else super().normal(n, dtype)
+
+    def words64(self, n: int) -> np.ndarray:
+        return stand_in.generator.words64(n) if stand_in.generator else super().words64(n)
+
+    def uniform(self, n: int, dtype: np.dtype) -> np.ndarray:
+        return stand_in.generator.uniform(n, dtype) if stand_in.generator else super().uniform(n, dtype)
+
+    def integers(self, n: int, low: int, high: int) -> np.ndarray:
+        return stand_in.generator.integers(n, low, high) if stand_in.generator else super().integers(n, low, high)
+
+    def exponential(self, n: int) -> np.ndarray:
+        """(n,) float64 of rate 1"""
+        return -np.log1p(-self.uniform(n, np.dtype(np.float64)))
+
+    def permutation(self, n: int) -> np.ndarray:
+        return stand_in.generator.permutation(n) if stand_in.generator else super().permutation(n)
+
+    def manual_seed(self, seed: int) -> Generator:
+        return stand_in.generator.manual_seed(seed) if stand_in.generator else super().manual_seed(seed)
+
+    def get_state(self) -> Tensor:
+        return stand_in.generator.get_state() if stand_in.generator else super().get_state()
+
+    def set_state(self, state: Tensor) -> Generator:
+        return stand_in.generator.set_state(state) if stand_in.generator else super().set_state(state)
+
+
+default_generator = DefaultGenerator()
 
 
 def manual_seed(seed: int) -> Generator:
@@ -191,19 +243,26 @@ def _shape(size: Any, kwargs: dict[str, Any] | None = None) -> tuple[int, ...]:
     return shape_of(size)
 
 
-def rand(*size: Any, generator: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def rand(
+    *size: Any, generator: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False, **_: Any
+) -> Tensor:
     """Uniform on [0, 1)."""
     shape, d = _shape(size), _float(dtype, "rand")
     return _new((generator or default_generator).uniform(_count(shape), d), shape, device, requires_grad)
 
 
-def randn(*size: Any, generator: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def randn(
+    *size: Any, generator: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False, **_: Any
+) -> Tensor:
     """Normal, mean 0, standard deviation 1."""
     shape, d = _shape(size), _float(dtype, "randn")
-    return _new((generator or default_generator).normal(_count(shape), d), shape, device, requires_grad)
+    z = (generator or default_generator).normal(_count(shape), d).astype(d, copy=False)
+    return _new(z, shape, device, requires_grad)
 
 
-def randint(*args: Any, generator: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False, **named: Any) -> Tensor:
+def randint(
+    *args: Any, generator: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False, **named: Any
+) -> Tensor:
     """randint(high, size) or randint(low, high, size): integers in [low, high)."""
     size = named.get("size", args[-1])
     bounds = args if "size" in named else args[:-1]
@@ -213,10 +272,17 @@ def randint(*args: Any, generator: Any = None, dtype: Any = None, device: Any = 
         raise ArgumentError(f"randint: expected low < high, got low {low}, high {high}")
     d = np.dtype(np.int64) if dtype is None else dtypes.as_numpy(dtype)
     shape = _shape((size,))
-    return _new((generator or default_generator).integers(_count(shape), int(low), int(high)).astype(d), shape, device, requires_grad)
+    return _new(
+        (generator or default_generator).integers(_count(shape), int(low), int(high)).astype(d),
+        shape,
+        device,
+        requires_grad,
+    )
 
 
-def randperm(n: int, *, generator: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def randperm(
+    n: int, *, generator: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False, **_: Any
+) -> Tensor:
     """0 … n−1 in random order."""
     d = np.dtype(np.int64) if dtype is None else dtypes.as_numpy(dtype)
     return _new((generator or default_generator).permutation(n).astype(d), (n,), device, requires_grad)
@@ -232,7 +298,9 @@ def randn_like(x: Tensor, *, dtype: Any = None, device: Any = None, requires_gra
     return randn(x._a.shape, dtype=dtype or x.dtype, device=device or x.device, requires_grad=requires_grad)
 
 
-def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any = None, dtype: Any = None, device: Any = None) -> Tensor:
+def normal(
+    mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any = None, dtype: Any = None, device: Any = None
+) -> Tensor:
     """Normal numbers of given mean and standard deviation, each a number or a tensor."""
     if size is None:
         size = np.broadcast_shapes(*(x._a.shape for x in (mean, std) if isinstance(x, Tensor)))
@@ -248,6 +316,34 @@ def bernoulli(x: Tensor, *, generator: Any = None) -> Tensor:
         raise ArgumentError(f"bernoulli: expected probabilities from 0 to 1, got {p.min()} to {p.max()}")
     u = (generator or default_generator).uniform(p.size, np.dtype(np.float64 if p.dtype == np.float64 else np.float32))
     return _new((u.reshape(p.shape) < p).astype(p.dtype), p.shape, x.device, False)
+
+
+def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None) -> Tensor:
+    """(N, K) or (K) of weights >= 0 -> (N, num_samples) or (num_samples) indices drawn in proportion to them, int64.
+
+    Torch's rules: without replacement, and for a single draw, the largest of weight / exponential; else the cumulative
+    distribution is searched for a uniform number. Source: aten/src/ATen/native/Distributions.cpp.
+    """
+    g = generator or default_generator
+    weights = input._host()
+    if weights.ndim not in (1, 2):
+        raise ArgumentError(f"multinomial: expected weights (N, K) or (K), got shape {tuple(input.shape)}")
+    rows = weights.reshape(-1, weights.shape[-1])
+    if not np.isfinite(rows).all() or (rows < 0).any() or not (rows.sum(1) > 0).all():
+        raise ArgumentError("multinomial: probability tensor contains inf, nan or negative numbers, or a row that sums to 0")
+    if not replacement and num_samples > rows.shape[1]:
+        raise ArgumentError(
+            f"multinomial: cannot sample {num_samples} of {rows.shape[1]} without replacement; pass replacement=True"
+        )
+    if replacement and num_samples > 1:
+        cumulative = np.cumsum(rows, axis=1)
+        cumulative /= cumulative[:, -1:]
+        u = g.uniform(len(rows) * num_samples, np.dtype(np.float64)).reshape(len(rows), num_samples)
+        index = np.stack([np.searchsorted(c, row) for c, row in zip(cumulative, u)])
+    else:
+        ratio = rows / g.exponential(rows.size).reshape(rows.shape).astype(rows.dtype)
+        index = ratio.argmax(1)[:, None] if num_samples == 1 else np.argsort(-ratio, axis=1, kind="stable")[:, :num_samples]
+    return _new(index.astype(np.int64), (*weights.shape[:-1], num_samples), input.device, False)
 
 
 def _float(dtype: Any, where: str) -> np.dtype:
@@ -278,16 +374,22 @@ def normal_(x: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = 
     """Fill with normal numbers."""
     d = x._a.dtype
     z = (generator or default_generator).normal(x._a.size, d)
-    return _fill(x, z * d.type(std) + d.type(mean), "normal")
+    return _fill(x, z * z.dtype.type(std) + z.dtype.type(mean), "normal")
 
 
 def random_(x: Tensor, low: int | None = None, high: int | None = None, *, generator: Any = None) -> Tensor:
-    """Fill with integers in [low, high); random_(n) is [0, n)."""
+    """Fill with integers in [low, high); random_(n) is [0, n); random_() is from 0 to the greatest that the dtype holds exactly."""
+    g = generator or default_generator
     if high is None:
         low, high = 0, low
-    if high is None:
-        high = 2**24 if x._a.dtype == np.float32 else 2**53 if x._a.dtype == np.float64 else np.iinfo(x._a.dtype).max
-    return _fill(x, (generator or default_generator).integers(x._a.size, low or 0, high), "random")
+    if high is not None:
+        return _fill(x, g.integers(x._a.size, low or 0, high), "random")
+    d = x.dtype
+    bits = {"bool": 1, "float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}.get(
+        d.name, 8 * d.itemsize - d.is_signed
+    )
+    w = g.words64(x._a.size) if d.itemsize == 8 else g.words(x._a.size)
+    return _fill(x, (w % np.uint64(2**bits + d.is_floating_point)).astype(d.numpy), "random")
 
 
 def bernoulli_(x: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
@@ -295,3 +397,8 @@ def bernoulli_(x: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
     p = p._host() if isinstance(p, Tensor) else p
     u = (generator or default_generator).uniform(x._a.size, np.dtype(np.float64)).reshape(x._a.shape)
     return _fill(x, (u < p), "bernoulli")
+
+
+def exponential_(x: Tensor, lambd: float = 1.0, *, generator: Any = None) -> Tensor:
+    """Fill with exponential numbers of rate `lambd`."""
+    return _fill(x, (generator or default_generator).exponential(x._a.size) / lambd, "exponential")

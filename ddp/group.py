@@ -1,9 +1,11 @@
 """A process group: ranks that make collective calls together, in one order, over one transport.
 
-Contract: calls are numbered as they are made, so every rank must make the same ones in the same order. An
-asynchronous call returns a `Work` and runs in the transport's own thread; a synchronous one runs at once if nothing
-is waiting there, else behind it. Tensors on a device are staged through the host. Not here: torch.distributed's names
-and defaults (`ddp.distributed`), how bytes move (`ddp.transport`).
+Contract: calls are numbered as they run, which is the order in which they are made, so every rank must make the same
+ones in the same order. An asynchronous call returns a `Work` and runs in the transport's own thread; a synchronous one
+runs at once if nothing is waiting there, else behind it. A call made by a callback of a `Work`'s future runs right
+there, before whatever is queued: so such calls, too, come in one order on all ranks. Tensors on a device are staged
+through the host. Every call is recorded (`ddp.recorder`). Not here: torch.distributed's names and defaults
+(`ddp.distributed`), how bytes move (`ddp.transport`).
 """
 
 from __future__ import annotations
@@ -20,17 +22,21 @@ from core._tensor import Tensor
 from core.errors import ArgumentError, DTypeError, ShapeError
 from ddp.env import World
 from ddp.errors import DDPError
+from ddp.futures import Future
+from ddp.recorder import Recorder
 from ddp.transport.base import Call, Deadline, Transport
 
 
 class Work:
-    """A call that is under way."""
+    """A call that is under way. `outputs` are the tensors that it fills."""
 
-    def __init__(self, task: Callable[[], Any]):
+    def __init__(self, task: Callable[[], Any], outputs: Sequence[Tensor] = ()):
         self._task = task
+        self._outputs = outputs
         self._done = threading.Event()
         self._error: BaseException | None = None
         self._result: Any = None
+        self._future: Future[list[Tensor]] | None = None
 
     def _run(self) -> None:
         try:
@@ -38,7 +44,28 @@ class Work:
         except BaseException as e:
             self._error = e
         self._task = _nothing  # lets go of the arrays
-        self._done.set()
+        with _future_lock:
+            self._done.set()
+            future = self._future
+        if future is not None:
+            self._complete(future)
+
+    def get_future(self) -> Future[list[Tensor]]:
+        """The tensors that the call fills, as a future. Its callbacks run before the next call of the transport."""
+        with _future_lock:
+            if self._future is not None:
+                return self._future
+            future = self._future = Future()
+            if not self._done.is_set():
+                return future
+        self._complete(future)
+        return future
+
+    def _complete(self, future: Future[list[Tensor]]) -> None:
+        if self._error is not None:
+            future.set_exception(self._error)
+        else:
+            future.set_result(list(self._outputs))
 
     def wait(self, timeout: Any = None) -> bool:
         """Return when it has ended; raises its error. It has a deadline of its own, so `timeout` (seconds) only shortens the
@@ -70,6 +97,9 @@ class Work:
         return self._result
 
 
+_future_lock = threading.Lock()  # of all works: it is held for a moment only
+
+
 def _nothing() -> None:
     return None
 
@@ -79,6 +109,7 @@ class Lane:
 
     def __init__(self, transport: Transport):
         self.transport = transport
+        self.recorder = Recorder(transport.rank, transport.size)
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # held by whoever uses the transport
         self._waiting = 0  # works that are queued or running in the thread
@@ -87,14 +118,19 @@ class Lane:
 
     def call(self, task: Callable[[], Any]) -> Any:
         """Run now, or behind what is queued."""
+        if threading.current_thread() is self._thread:  # in a callback, which has the transport
+            return task()
         if not self._waiting:
             with self._lock:
                 return task()
         return self.post(task).result()
 
-    def post(self, task: Callable[[], Any]) -> Work:
+    def post(self, task: Callable[[], Any], outputs: Sequence[Tensor] = ()) -> Work:
         """Queue, and return at once."""
-        work = Work(task)
+        work = Work(task, outputs)
+        if threading.current_thread() is self._thread:
+            work._run()
+            return work
         with self._count:
             self._waiting += 1
         if self._thread is None:
@@ -131,7 +167,8 @@ class ProcessGroup:
         whole = tuple(range(world.size))
         self.transport = lane.transport if self.ranks == whole else lane.transport.subset(self.ranks)
         self.rank, self.size = self.transport.rank, self.transport.size
-        self._calls = 0
+        self._calls = 0  # collectives that have begun
+        lane.recorder.groups[number] = list(self.ranks)
 
     @property
     def backend(self) -> str:
@@ -150,26 +187,40 @@ class ProcessGroup:
 
     def all_reduce(self, tensor: Tensor, op: str, async_op: bool = False) -> Any:
         flat = Flat(tensor, writes=True)
-        call = self._call("all_reduce", flat.array, op)
-        return self._go(lambda d: (self.transport.all_reduce(flat.array, op, call, d), flat.store()), async_op)
+
+        def task(call: Call, d: Deadline) -> None:
+            self.transport.all_reduce(flat.array, op, call, d)
+            flat.store()
+
+        return self._go("all_reduce", flat.array, op, task, [tensor], async_op)
 
     def reduce(self, tensor: Tensor, dst: int, op: str, async_op: bool = False) -> Any:
         flat = Flat(tensor, writes=True)
-        call = self._call("reduce", flat.array, f"{op}, root={dst}")
-        return self._go(
-            lambda d: (self.transport.reduce(flat.array, op, dst, call, d), self.rank == dst and flat.store()), async_op
-        )
+
+        def task(call: Call, d: Deadline) -> None:
+            self.transport.reduce(flat.array, op, dst, call, d)
+            if self.rank == dst:
+                flat.store()
+
+        return self._go("reduce", flat.array, f"{op}, root={dst}", task, [tensor], async_op)
 
     def broadcast(self, tensor: Tensor, src: int, async_op: bool = False) -> Any:
         flat = Flat(tensor, writes=True)
-        call = self._call("broadcast", flat.array, f"root={src}")
-        return self._go(lambda d: (self.transport.broadcast(flat.array, src, call, d), flat.store()), async_op)
+
+        def task(call: Call, d: Deadline) -> None:
+            self.transport.broadcast(flat.array, src, call, d)
+            flat.store()
+
+        return self._go("broadcast", flat.array, f"root={src}", task, [tensor], async_op)
 
     def all_gather(self, outputs: Sequence[Tensor], tensor: Tensor, async_op: bool = False) -> Any:
         outs = self._alike(outputs, tensor, "all_gather")
         flat = Flat(tensor)
-        call = self._call("all_gather", flat.array)
-        return self._go(lambda d: _spread(self.transport.all_gather(flat.array, call, d), outs), async_op)
+
+        def task(call: Call, d: Deadline) -> None:
+            _spread(self.transport.all_gather(flat.array, call, d), outs)
+
+        return self._go("all_gather", flat.array, "", task, outputs, async_op)
 
     def gather(self, tensor: Tensor, outputs: Sequence[Tensor] | None, dst: int, async_op: bool = False) -> Any:
         if (outputs is not None and len(outputs) > 0) != (self.rank == dst):
@@ -178,14 +229,13 @@ class ProcessGroup:
             )
         outs = self._alike(outputs, tensor, "gather") if self.rank == dst and outputs is not None else []
         flat = Flat(tensor)
-        call = self._call("gather", flat.array, f"root={dst}")
 
-        def task(d: Deadline) -> None:
+        def task(call: Call, d: Deadline) -> None:
             rows = self.transport.gather(flat.array, dst, call, d)
             if rows is not None:
                 _spread(rows, outs)
 
-        return self._go(task, async_op)
+        return self._go("gather", flat.array, f"root={dst}", task, outputs or [], async_op)
 
     def scatter(self, tensor: Tensor, inputs: Sequence[Tensor] | None, src: int, async_op: bool = False) -> Any:
         if (inputs is not None and len(inputs) > 0) != (self.rank == src):
@@ -196,62 +246,85 @@ class ProcessGroup:
         blocks = None
         if self.rank == src and inputs is not None:
             blocks = np.concatenate([f.array for f in self._alike(inputs, tensor, "scatter", writes=False)])
-        call = self._call("scatter", flat.array, f"root={src}")
-        return self._go(lambda d: flat.store(self.transport.scatter(blocks, src, call, d)), async_op)
+
+        def task(call: Call, d: Deadline) -> None:
+            flat.store(self.transport.scatter(blocks, src, call, d))
+
+        return self._go("scatter", flat.array, f"root={src}", task, [tensor], async_op)
 
     def reduce_scatter(self, output: Tensor, inputs: Sequence[Tensor], op: str, async_op: bool = False) -> Any:
         flat = Flat(output, writes=True)
         blocks = np.concatenate([f.array for f in self._alike(inputs, output, "reduce_scatter", writes=False)])
-        call = self._call("reduce_scatter", blocks, op)
-        return self._go(lambda d: flat.store(self.transport.reduce_scatter(blocks, op, call, d)), async_op)
+
+        def task(call: Call, d: Deadline) -> None:
+            flat.store(self.transport.reduce_scatter(blocks, op, call, d))
+
+        return self._go("reduce_scatter", blocks, op, task, [output], async_op)
 
     def all_to_all(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], async_op: bool = False) -> Any:
         blocks = np.concatenate([f.array for f in self._alike(inputs, inputs[0], "all_to_all", writes=False)])
         outs = self._alike(outputs, inputs[0], "all_to_all")
-        call = self._call("all_to_all", blocks)
-        return self._go(
-            lambda d: _spread(self.transport.all_to_all(blocks, call, d).reshape(self.size, -1), outs), async_op
-        )
+
+        def task(call: Call, d: Deadline) -> None:
+            _spread(self.transport.all_to_all(blocks, call, d).reshape(self.size, -1), outs)
+
+        return self._go("all_to_all", blocks, "", task, outputs, async_op)
 
     def barrier(self, async_op: bool = False, timeout_s: float | None = None) -> Any:
-        call = self._call("barrier", np.empty(0, np.uint8))
-        return self._go(lambda d: self.transport.barrier(call, d), async_op, timeout_s)
+        return self._go("barrier", np.empty(0, np.uint8), "", self.transport.barrier, [], async_op, timeout_s)
 
     # -- point to point
     # --------------------------------------------------------------------------------------------------
 
     def send(self, tensor: Tensor, dst: int, tag: int, async_op: bool = False) -> Any:
         flat = Flat(tensor)
-        call = self._point(flat.array, tag)
 
-        def task(d: Deadline) -> None:
+        def task(call: Call, d: Deadline) -> None:
             self.transport.send_pieces(dst, flat.array, call, d)
             self.transport.flush(d)
 
-        return self._go(task, async_op)
+        return self._go("send", flat.array, f"to {self.ranks[dst]}", task, [tensor], async_op, tag=tag)
 
     def recv(self, tensor: Tensor, src: int, tag: int, async_op: bool = False) -> Any:
         flat = Flat(tensor, writes=True)
-        call = self._point(flat.array, tag)
-        return self._go(lambda d: (self.transport.recv_pieces(src, flat.array, call, d), flat.store()), async_op)
+
+        def task(call: Call, d: Deadline) -> None:
+            self.transport.recv_pieces(src, flat.array, call, d)
+            flat.store()
+
+        return self._go("recv", flat.array, f"from {self.ranks[src]}", task, [tensor], async_op, tag=tag)
 
     # -- parts
     # -----------------------------------------------------------------------------------------------------------
 
-    def _call(self, name: str, array: np.ndarray, detail: str = "") -> Call:
-        self._calls += 1
-        return Call(name, self._calls, array.dtype.name, array.size, detail, self.number)
-
-    def _point(self, array: np.ndarray, tag: int) -> Call:
-        return Call("send", tag, array.dtype.name, array.size, "", self.number)
-
-    def _go(self, task: Callable[[Deadline], Any], async_op: bool, timeout_s: float | None = None) -> Work | None:
+    def _go(
+        self, name: str, array: np.ndarray, detail: str, task: Callable[[Call, Deadline], Any], outputs: Sequence[Tensor],
+        async_op: bool, timeout_s: float | None = None, tag: int | None = None,
+    ) -> Work | None:  # fmt: skip
+        """Make a call; one with a `tag` is point to point."""
         seconds = self.timeout_s if timeout_s is None else timeout_s
-        # the clock starts when the call starts, not when it is queued: what is queued before it has deadlines of its
-        # own
+        recorder = self.lane.recorder
+        dtype = array.dtype.name
+        entry = recorder.call(name, dtype, array.size, detail, self.number)
+
+        def run() -> None:
+            if tag is None:
+                self._calls += 1
+                call = Call(name, self._calls, dtype, array.size, detail, self.number)
+            else:
+                call = Call("send", tag, dtype, array.size, "", self.number)
+            recorder.begins(entry, call.number)
+            try:
+                # the clock starts now, not when the call was queued: what is queued before it has deadlines of its own
+                task(call, Deadline.after(seconds))
+            except BaseException as error:
+                recorder.fails(entry, error)
+                raise
+            recorder.ends(entry)
+
         if async_op:
-            return self.lane.post(lambda: task(Deadline.after(seconds)))
-        self.lane.call(lambda: task(Deadline.after(seconds)))
+            return self.lane.post(run, outputs)
+        self.lane.call(run)
         return None
 
     def _alike(self, tensors: Sequence[Tensor], like: Tensor, where: str, writes: bool = True) -> list[Flat]:

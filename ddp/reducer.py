@@ -1,142 +1,283 @@
 """Averages gradients over the ranks, in buckets, while backward goes on.
 
 Parameters are packed in the reverse of their order in the model, which is about the order in which their gradients
-arrive. A bucket is one flat array; when the last gradient of it has arrived, its all-reduce starts in the group's
-thread, buckets strictly in order, so that every rank makes the same calls. Behind the gradients of a bucket stands
-one number for each parameter: how much of the ranks had a gradient for it. So a parameter that some ranks did not use
-has the same gradient everywhere, and one that nobody used keeps none, without anyone having to announce it.
+arrive, and after the first backward in the order in which they did arrive on rank 0. A bucket is one flat array, and
+the home of its members' gradients: backward writes them there. When the last gradient of a bucket has arrived, its
+reduction starts, buckets strictly in order, so that every rank makes the same calls. Behind the gradients of a bucket
+stands one number for each parameter: how much of the ranks had a gradient for it. So a parameter that some ranks did
+not use has the same gradient everywhere, and one that nobody used keeps none, without anyone having to announce it.
 
 Contract: after backward, `p.grad` of every parameter is a view into its bucket and holds the average over the ranks.
+How a bucket is reduced is a `Reduction`: the average here, a communication hook in `ddp.comm_hooks`.
+Source: Li et al., PyTorch Distributed, VLDB 2020 (buckets, hooks, order of arrival).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Any
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from core import backend, engine
 from core._tensor import Tensor, wrap
-from core.errors import GraphError
+from core.errors import DTypeError, GraphError
 from ddp.errors import DDPError, MismatchError
-from ddp.group import ProcessGroup, Work
+from ddp.group import ProcessGroup
 
 FIRST_BUCKET_BYTES = 1 << 20  # small, so that the first all-reduce starts early
+
+
+Member = tuple[int, str, Tensor]  # a parameter: its number in the model, its name, itself
 
 
 class Bucket:
     """Some parameters of one dtype and device, and the flat array that their gradients share."""
 
-    def __init__(self, members: Sequence[tuple[str, Tensor]]):
-        self.names = [name for name, _ in members]
-        self.params = [p for _, p in members]
+    def __init__(self, number: int, members: Sequence[Member], reached: set[int] | None):
+        self.number = number
+        self.numbers, self.names, self.params = (list(column) for column in zip(*members))
+        # of members that backward reaches; None: not known
+        self.expected = None if reached is None else {i for i, n in enumerate(self.numbers) if n in reached}
         first = self.params[0]._a
         sizes = [p._a.size for p in self.params]
-        flat = backend.of(first).xp.zeros(sum(sizes) + len(sizes), dtype=first.dtype)
         ends = np.cumsum([0, *sizes]).tolist()
+        self.count = ends[-1]  # of elements, without the numbers behind them
+        flat = backend.of(first).xp.zeros(self.count + len(sizes), dtype=first.dtype)
         self.flat = wrap(flat)
+        self.gradients = wrap(flat[: self.count])
         self.views = [flat[a:b].reshape(p._a.shape) for a, b, p in zip(ends, ends[1:], self.params)]
-        self.used = flat[ends[-1] :]
+        self.used = flat[self.count :]
         self.begin()
 
     def begin(self) -> None:
-        """Wait for all members again."""
-        self.missing = set(range(len(self.params)))
-        self.work: Work | None = None
+        """Wait for all members again that can have a gradient."""
+        able = range(len(self.params)) if self.expected is None else self.expected
+        self.missing = {i for i in able if self.params[i]._requires_grad}
+        self.absent = set(range(len(self.params)))
+        self.work: Any = None
 
     def take(self, i: int) -> None:
         """Member i has its gradient: it lives in the bucket from now on."""
         p, view = self.params[i], self.views[i]
         assert p._grad is not None
-        if p._grad._a is not view:
-            view[...] = p._grad._a
+        g = p._grad._a
+        if g is not view:
+            if g.dtype != view.dtype or g.shape != view.shape:
+                raise DTypeError(
+                    f"DistributedDataParallel: expected a gradient of {view.dtype}{list(view.shape)} for {self.names[i]}, as it was "
+                    f"at construction, got {g.dtype}{list(g.shape)}; convert the model before wrapping it"
+                )
+            view[...] = g
             p._grad = wrap(view)
         self.used[i] = 1
+        self.missing.discard(i)
+        self.absent.discard(i)
 
-    def fill(self) -> None:
-        """Members whose gradient did not arrive: one from an earlier backward counts, none adds nothing."""
-        for i in self.missing:
-            if self.params[i]._grad is not None:
+    def fill(self, local: bool = True) -> None:
+        """Members whose gradient did not arrive: one from an earlier backward counts, if `local`; none adds nothing."""
+        for i in sorted(self.absent):
+            if local and self.params[i]._grad is not None:
                 self.take(i)
             else:
                 self.views[i][...] = 0
                 self.used[i] = 0
 
     def finish(self) -> None:
-        """The all-reduce has ended: a parameter that was used anywhere has a gradient everywhere."""
+        """The reduction has ended: a parameter that was used anywhere has a gradient everywhere."""
+        if not self.absent:
+            return
         used = backend.of(self.used).to_numpy(self.used)
-        for i in self.missing:
-            if used[i] and self.params[i]._grad is None:
-                self.params[i]._grad = wrap(self.views[i])
+        for i in self.absent:
+            p = self.params[i]
+            if used[i] and p._grad is None and p._requires_grad:
+                p._grad = wrap(self.views[i])
+
+    def __str__(self) -> str:
+        names = self.names[0] if len(self.names) == 1 else f"{self.names[0]} … {self.names[-1]}"
+        return f"bucket {self.number} ({names})"
+
+
+class Reduction(Protocol):
+    """How buckets are reduced. Every rank makes the same calls in the same order."""
+
+    def start(self, bucket: Bucket) -> Any:
+        """Begin; the result's `wait()` returns when the bucket holds what all ranks have."""
+
+    def agree(self, buckets: Sequence[Bucket]) -> None:
+        """All buckets have been started: make `used` the same everywhere, if `start` does not."""
+
+
+class Average:
+    """The average over the ranks: gradients and `used` in one all-reduce."""
+
+    def __init__(self, group: ProcessGroup):
+        self.group = group
+
+    def start(self, bucket: Bucket) -> Any:
+        return self.group.all_reduce(bucket.flat, "avg", async_op=True)
+
+    def agree(self, buckets: Sequence[Bucket]) -> None:
+        pass
 
 
 class Reducer:
-    """The buckets of one model, and the hooks that fill them."""
+    """The buckets of one model, and the hooks that fill them.
 
-    def __init__(self, params: Sequence[tuple[str, Tensor]], group: ProcessGroup, bucket_bytes: int):
-        self.group = group
-        self.buckets = [Bucket(members) for members in _packed(params, bucket_bytes)]
+    `static_graph`: every backward reaches the same parameters as the first, so that those it does not reach hold nothing up.
+    """
+
+    def __init__(
+        self, params: Sequence[tuple[str, Tensor]], group: ProcessGroup, bucket_bytes: int, static_graph: bool = False
+    ):
+        self.group, self.bucket_bytes, self.static_graph = group, bucket_bytes, static_graph
+        self.params = list(params)
+        self.reduction: Reduction = Average(group)
+        self.recorder = group.lane.recorder
         self.sync = True  # false inside no_sync: gradients stay local
+        self.scale = 1.0  # on top of the average; see ddp.parallel_join
+        self.step = 0  # synchronised backwards that have begun
+        self._arrivals: list[int] | None = []  # parameters in the order of the first backward; None once it is used
+        self._reached: set[int] | None = None  # parameters that the first backward reached here, if all others do the same
         self._next = 0  # the bucket that is reduced next
         self._walking = False
+        self._build(range(len(self.params))[::-1])
+        for number, (_, p) in enumerate(self.params):
+            _watch(p, weakref.ref(self), number)
+
+    def reset(self) -> None:
+        """Forget a backward that an error has ended before its time."""
+        self._next, self._walking = 0, False
+
+    def shadow(self) -> None:
+        """Take part in one backward of the others, with no gradient of one's own."""
+        self._begin()
+        self._finish(local=False)
+
+    # -- a backward --------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._walking = True
+        self.step += 1
+        self.recorder.step = self.step
         for bucket in self.buckets:
-            for i, p in enumerate(bucket.params):
-                p.register_post_accumulate_grad_hook(self._hook(bucket, i))
+            bucket.begin()
 
-    def _hook(self, bucket: Bucket, i: int) -> Any:
-        def arrived(p: Tensor) -> None:
-            if not self.sync:
-                return
-            if not self._walking:
-                self._walking = True
-                engine.queue_callback(self._finish)
-            if p._grad is not None and p._grad._requires_grad:
-                raise GraphError(
-                    f"DistributedDataParallel: expected plain gradients, got one with a graph for {bucket.names[i]}; "
-                    "backward(create_graph=True) is not supported through DDP, use autograd.grad on the module inside"
-                )
-            bucket.take(i)
-            bucket.missing.discard(i)
-            self._launch()
+    def arrived(self, number: int, p: Tensor) -> None:
+        """A parameter has all its gradient of this backward."""
+        if not self.sync:
+            return
+        if not self._walking:
+            self._begin()
+            engine.queue_callback(self._finish)
+        bucket, i = self._places[number]
+        if p._grad is not None and p._grad._requires_grad:
+            raise GraphError(
+                f"DistributedDataParallel: expected plain gradients, got one with a graph for {bucket.names[i]}; "
+                "backward(create_graph=True) is not supported through DDP, use autograd.grad on the module inside"
+            )
+        if bucket.expected is not None and i not in bucket.expected:
+            raise GraphError(
+                f"DistributedDataParallel(static_graph=True): expected the parameters of the first backward, got {bucket.names[i]} too "
+                f"in backward {self.step}; leave static_graph out"
+            )
+        bucket.take(i)
+        if self._arrivals is not None:
+            self._arrivals.append(number)
+        if not bucket.missing:
+            while self._next < len(self.buckets) and not self.buckets[self._next].missing:
+                self._start(self.buckets[self._next])
 
-        return arrived
+    def _start(self, bucket: Bucket, local: bool = True) -> None:
+        if bucket.absent:
+            bucket.fill(local)
+        self.recorder.about = bucket.__str__
+        try:
+            bucket.work = self.reduction.start(bucket)
+        except Exception as e:
+            self._explain(e, bucket)
+            raise
+        finally:
+            self.recorder.about = None
+        self._next += 1
 
-    def _launch(self) -> None:
-        while self._next < len(self.buckets) and not self.buckets[self._next].missing:
-            bucket = self.buckets[self._next]
-            bucket.work = self.group.all_reduce(bucket.flat, "avg", async_op=True)
-            self._next += 1
-
-    def _finish(self) -> None:
+    def _finish(self, local: bool = True) -> None:
         """Backward has ended: reduce what is left, wait for all, and be ready for the next."""
         try:
             for bucket in self.buckets[self._next :]:
-                bucket.fill()
-                bucket.work = self.group.all_reduce(bucket.flat, "avg", async_op=True)
-            for number, bucket in enumerate(self.buckets):
-                assert bucket.work is not None
+                self._start(bucket, local)
+            self.reduction.agree(self.buckets)
+            began = time.perf_counter_ns()
+            for bucket in self.buckets:
                 try:
                     bucket.work.wait()
-                except DDPError as e:
-                    e.add_note(
-                        f"while averaging bucket {number} of {len(self.buckets)}, from {bucket.names[0]} to {bucket.names[-1]}"
-                    )
+                except Exception as e:
+                    self._explain(e, bucket)
                     raise
+                if self.scale != 1.0:
+                    gradients = bucket.gradients._a
+                    gradients *= gradients.dtype.type(self.scale)
                 bucket.finish()
+            self.recorder.span("wait for gradients", began)
         finally:
-            self._next, self._walking = 0, False
-            for bucket in self.buckets:
-                bucket.begin()
+            self.reset()
+        if self._arrivals is not None:
+            self._rebuild()
+
+    def _explain(self, error: Exception, bucket: Bucket) -> None:
+        error.add_note(
+            f"in backward {self.step} of DistributedDataParallel, reducing {bucket} of {len(self.buckets)}: "
+            f"{', '.join(bucket.names[:20])}{', …' if len(bucket.names) > 20 else ''}"
+        )
+
+    # -- buckets -----------------------------------------------------------------------------------------------------
+
+    def _build(self, order: Iterable[int]) -> None:
+        packed = _packed([(n, *self.params[n]) for n in order], self.bucket_bytes)
+        self.buckets = [Bucket(number, members, self._reached) for number, members in enumerate(packed)]
+        self._places = {n: (bucket, i) for bucket in self.buckets for i, n in enumerate(bucket.numbers)}
+        for bucket in self.buckets:
+            for p, view in zip(bucket.params, bucket.views):
+                p._home = view
+
+    def _rebuild(self) -> None:
+        """Pack anew, in the order in which gradients arrived on rank 0; gradients that are there stay until they are replaced."""
+        arrivals, self._arrivals = self._arrivals, None
+        assert arrivals is not None
+        if self.static_graph:
+            self._reached = set(arrivals)
+        before = [n for bucket in self.buckets for n in bucket.numbers]
+        seen = set(arrivals)
+        order = wrap(np.array([*arrivals, *(n for n in before if n not in seen)]))
+        self.group.broadcast(order, 0)
+        if order.tolist() != before or self.static_graph:
+            self._build(order.tolist())
 
 
-def _packed(params: Sequence[tuple[str, Tensor]], bucket_bytes: int) -> list[list[tuple[str, Tensor]]]:
-    """The parameters in buckets, last parameter first; a bucket holds one dtype and device. Depends on the model only."""
-    buckets: list[list[tuple[str, Tensor]]] = []
-    open_: dict[tuple[Any, str], tuple[list[tuple[str, Tensor]], int]] = {}
-    for name, p in reversed(params):
+def _watch(p: Tensor, reducer: weakref.ref[Reducer], number: int) -> None:
+    """Tell the reducer of the parameter's gradients, as long as there is a reducer."""
+
+    def arrived(p: Tensor) -> None:
+        owner = reducer()
+        if owner is not None:
+            owner.arrived(number, p)
+        else:
+            handle.remove()
+            p._home = None
+
+    handle = p.register_post_accumulate_grad_hook(arrived)
+
+
+def _packed(params: Sequence[Member], bucket_bytes: int) -> list[list[Member]]:
+    """The parameters in buckets, in order; a bucket holds one dtype and device. Depends on the arguments only."""
+    buckets: list[list[Member]] = []
+    open_: dict[tuple[Any, str], tuple[list[Member], int]] = {}
+    for member in params:
+        p = member[2]
         key = (p._a.dtype, str(p.device))
         members, size = open_.get(key, ([], 0))
         limit = FIRST_BUCKET_BYTES if not buckets or members is buckets[0] else bucket_bytes
@@ -144,7 +285,7 @@ def _packed(params: Sequence[tuple[str, Tensor]], bucket_bytes: int) -> list[lis
             members, size = [], 0
         if not members:
             buckets.append(members)
-        members.append((name, p))
+        members.append(member)
         open_[key] = members, size + p._a.nbytes
     return buckets
 

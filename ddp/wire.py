@@ -48,6 +48,8 @@ class Kind(enum.IntEnum):
     GOODBYE = 3  # the last one: the sender closed in good order
     ABORT = 4  # the sender's job is over because of rank `peer`; call.detail is its sort, the payload its text
     WAITING = 5  # the sender has been in `call` for a while, waiting for rank `peer`; if that is itself, it goes on
+    LENT = 6  # as DATA, but the nbytes are in block `peer` of the sender's shared memory, and the payload is empty
+    SHARE = 7  # the ranks of one host agree on shared memory
 
 
 class Frame(NamedTuple):

@@ -20,7 +20,7 @@ def install_fake(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(backend, "_by_array", dict(backend._by_array))
 
 
-@pytest.fixture(params=["cpu", "fake", pytest.param("cuda", marks=pytest.mark.skipif(not is_available(), reason="no GPU"))])
+@pytest.fixture(params=["cpu", "fake", *["cuda"] * is_available()])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     if request.param == "fake":
         install_fake(monkeypatch)

@@ -61,6 +61,8 @@ class Array:
         return self.host.copy()
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # no way in for NumPy by __array_interface__
+            raise AttributeError(name)
         value = getattr(self.host, name)
         return _lifted(value) if callable(value) else _up(value)
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from core import backend, engine
+from core._tensor import Tensor, wrap
+from core.autograd import graph
 from core.autograd.function import Function, FunctionCtx
 from core.autograd.grad_mode import enable_grad, inference_mode, no_grad, set_grad_enabled
 from core.autograd.gradcheck import gradcheck, gradgradcheck
 from core.engine import mode
 from core.errors import ArgumentError, GraphError, ShapeError
-from core._tensor import Tensor, wrap
 
 __all__ = [
-    "Function", "FunctionCtx", "Variable", "backward", "detect_anomaly", "enable_grad", "grad", "gradcheck", "gradgradcheck",
+    "Function", "FunctionCtx", "Variable", "backward", "detect_anomaly", "enable_grad", "grad", "gradcheck", "gradgradcheck", "graph",
     "inference_mode", "no_grad", "set_detect_anomaly", "set_grad_enabled",
 ]  # fmt: skip
 
@@ -31,13 +34,13 @@ def backward(
     roots = _roots(_sequence(tensors), grad_tensors, create_graph, "backward")
     retain = create_graph if retain_graph is None else retain_graph
     if inputs is None:
-        engine.walk(roots, retain_graph=retain, create_graph=create_graph)
+        _walk(roots, retain_graph=retain, create_graph=create_graph)
         return
     targets = _sequence(inputs)
     if not targets:
         raise ArgumentError("backward: inputs argument to backward() cannot be empty")
     edges = [_input_edge(t, "backward") for t in targets]
-    found = engine.walk(roots, retain_graph=retain, create_graph=create_graph, inputs=edges)
+    found = _walk(roots, retain_graph=retain, create_graph=create_graph, inputs=edges)
     for t, edge in zip(targets, edges):
         if not t.is_leaf and edge in found:
             g = found[edge] if create_graph else wrap(found[edge])
@@ -61,7 +64,8 @@ def grad(
     if is_grads_batched:
         rows = [g.unbind(0) for g in _sequence(grad_outputs)]
         each = [
-            grad(outputs, inputs, list(gs), True, create_graph, allow_unused, False, materialize_grads) for gs in zip(*rows)
+            grad(outputs, inputs, list(gs), True, create_graph, allow_unused, False, materialize_grads)
+            for gs in zip(*rows)
         ]
         from core.ops.shape import stack
 
@@ -70,7 +74,7 @@ def grad(
     retain = create_graph if retain_graph is None else retain_graph
     targets = _sequence(inputs)
     edges = [_input_edge(t, "grad") for t in targets]
-    found = engine.walk(roots, retain_graph=retain, create_graph=create_graph, inputs=edges, accumulate=False)
+    found = _walk(roots, retain_graph=retain, create_graph=create_graph, inputs=edges, accumulate=False)
     result: list[Any] = []
     for i, (t, edge) in enumerate(zip(targets, edges)):
         if edge in found:
@@ -88,13 +92,20 @@ def grad(
     return tuple(result)
 
 
+def _walk(roots: Any, **how: Any) -> dict[engine.Edge, Any]:
+    with np.errstate(all="ignore"):  # 0 · ∞ in a gradient is NaN without a warning, as in torch
+        return engine.walk(roots, **how)
+
+
 def _sequence(tensors: Any) -> Sequence[Any]:
     return [tensors] if isinstance(tensors, Tensor) else list(tensors)
 
 
 def _input_edge(t: Any, where: str) -> engine.Edge:
     if not isinstance(t, Tensor) or not t._requires_grad:
-        raise GraphError(f"{where}: One of the differentiated Tensors does not require grad: expected inputs that require grad")
+        raise GraphError(
+            f"{where}: One of the differentiated Tensors does not require grad: expected inputs that require grad"
+        )
     return t._graph_edge()
 
 
@@ -116,7 +127,9 @@ def _roots(tensors: Sequence[Any], weights: Any, create_graph: bool, where: str)
         elif not isinstance(w, Tensor):
             raise ArgumentError(f"{where}: expected gradients that are Tensors or None, got {type(w).__name__}")
         elif w._a.shape != t._a.shape:
-            raise ShapeError(f"{where}: Mismatch in shape: expected a gradient of shape {tuple(t.shape)}, got {tuple(w.shape)}")
+            raise ShapeError(
+                f"{where}: Mismatch in shape: expected a gradient of shape {tuple(t.shape)}, got {tuple(w.shape)}"
+            )
         roots.append((t._graph_edge(), w if create_graph else w._a))
     return roots
 

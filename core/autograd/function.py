@@ -6,16 +6,17 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from core._tensor import Tensor, _grad_mode, wrap
 from core.engine import Node, mode
 from core.errors import GraphError
-from core._tensor import Tensor, _grad_mode, wrap
 
 
 class FunctionCtx:
     """What `forward` leaves for `backward`. Any attribute may be set; tensors go through `save_for_backward`."""
 
     needs_input_grad: tuple[bool, ...] = ()
-    _saved: tuple[Any, ...] = ()
+    _to_save: tuple[Tensor | None, ...] = ()
+    _saved: tuple[Any, ...] = ()  # (tensor, its version counter, the version) for each
     _dirty: tuple[Tensor, ...] = ()
     _constant: tuple[Tensor, ...] = ()
     _materialize = True
@@ -23,21 +24,26 @@ class FunctionCtx:
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
         """Keep tensors for `backward`, which finds them in `saved_tensors`; a later write to one of them is noticed."""
-        self._saved = tuple(
-            None if t is None else (t, t._counted(), t._version) for t in tensors
-        )
+        self._to_save = tensors
+
+    def _save(self) -> None:
+        """Note the versions, after `forward` has written what it writes."""
+        self._saved = tuple(None if t is None else (t, t._counted(), t._version) for t in self._to_save)
+        self._to_save = ()
 
     @property
     def saved_tensors(self) -> tuple[Any, ...]:
         if self._freed:
-            raise GraphError("backward: expected saved tensors, got a freed graph; pass retain_graph=True to the earlier backward")
+            raise GraphError(
+                "backward: expected saved tensors, got a freed graph; pass retain_graph=True to the earlier backward"
+            )
         for s in self._saved:
             if s is not None and s[1][0] != s[2]:
                 raise GraphError(
                     "backward: one of the variables needed for gradient computation has been modified by an inplace operation: "
                     f"a saved tensor of shape {tuple(s[0].shape)} is at version {s[1][0]}, expected version {s[2]}"
                 )
-        return tuple(None if s is None else s[0] for s in self._saved)
+        return tuple(None if s is None else s[0] for s in self._saved) or self._to_save
 
     def mark_dirty(self, *tensors: Tensor) -> None:
         """Say that these inputs were written to and are outputs."""
@@ -55,17 +61,21 @@ class FunctionCtx:
 class FunctionNode(Node):
     """A user's function that happened."""
 
-    __slots__ = ("cls", "ctx", "metas")
+    __slots__ = ("cls", "ctx", "metas", "shapes")
 
-    def __init__(self, cls: type[Function], ctx: FunctionCtx, edges: Sequence[Any], metas: list[Any]):
-        super().__init__(edges, max(len(metas), 1))
-        self.cls, self.ctx, self.metas = cls, ctx, metas
+    def __init__(
+        self, cls: type[Function], ctx: FunctionCtx, edges: Sequence[Any], metas: list[Any], shapes: list[Any]
+    ):
+        """`metas`: what makes zeros for each result of forward, None for one that is no tensor; `shapes`: of the arguments."""
+        super().__init__(edges, len(metas))
+        self.cls, self.ctx, self.metas, self.shapes = cls, ctx, metas, shapes
 
     def name(self) -> str:
         return self.cls.__name__ + "Backward"
 
     def free(self) -> None:
         self.ctx._freed = bool(self.ctx._saved)
+        self.ctx._saved = ()
 
     @property
     def freed(self) -> bool:
@@ -78,7 +88,7 @@ class FunctionNode(Node):
     def pull(self, grads: Any, create_graph: bool) -> list[Any]:
         gs = [wrap(g) if g is not None and not create_graph else g for g in (grads if self.outputs > 1 else [grads])]
         if self.ctx._materialize:
-            gs = [make_zeros() if g is None else g for g, make_zeros in zip(gs, self.metas)]
+            gs = [make_zeros() if g is None and make_zeros is not None else g for g, make_zeros in zip(gs, self.metas)]
         with _grad_mode(create_graph):
             result = self.cls.backward(self.ctx, *gs)
         results = list(result) if isinstance(result, tuple) else [result]
@@ -90,12 +100,17 @@ class FunctionNode(Node):
                 f"forward, got {len(results)}"
             )
         pulled: list[Any] = []
-        for edge, r in zip(self.edges, results):
+        for i, (edge, r) in enumerate(zip(self.edges, results)):
             if edge is None or r is None:
                 pulled.append(None)
                 continue
             if not isinstance(r, Tensor):
                 raise GraphError(f"{self.name()}: expected a Tensor or None as gradient, got {type(r).__name__}")
+            if r._a.shape != self.shapes[i]:
+                raise GraphError(
+                    f"{self.name()}: returned an invalid gradient at index {i}: expected shape {tuple(self.shapes[i])}, "
+                    f"got {tuple(r.shape)}"
+                )
             pulled.append(r if create_graph else r._a)
         return pulled
 
@@ -135,21 +150,21 @@ class Function:
         dirty = {id(t) for t in ctx._dirty}
         edges = [a._graph_edge() if isinstance(a, Tensor) and a._requires_grad else None for a in args]
         inputs = {id(a) for a in args if isinstance(a, Tensor)}
-        live: list[Tensor] = []
+        for t in ctx._dirty:
+            t._check_inplace(cls.__name__)
+        metas = [_zeros_of(t) if isinstance(t, Tensor) else None for t in outs]
+        node = FunctionNode(cls, ctx, edges, metas, [a._a.shape if isinstance(a, Tensor) else None for a in args])
         for i, t in enumerate(outs):
             if not isinstance(t, Tensor) or id(t) in constant or t._a.dtype.kind not in "fcV":
                 continue
-            if id(t) in inputs and id(t) not in dirty:
-                t = wrap(t._a)  # an input handed back: a new tensor on the same memory
-            outs[i] = t
-            live.append(t)
-        node = FunctionNode(cls, ctx, edges, [_zeros_of(t) for t in live])
-        for i, t in enumerate(live):
             if id(t) in dirty:
                 t._bump()
                 t._rebase((node, i))
-            else:
-                t._edge, t._requires_grad = (node, i), True
+                continue
+            if id(t) in inputs:
+                t = outs[i] = wrap(t._a)  # an input handed back: a new tensor on the same memory
+            t._edge, t._requires_grad = (node, i), True
+        ctx._save()
         return tuple(outs) if many else outs[0]
 
 
@@ -181,7 +196,9 @@ def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
 
             @staticmethod
             def backward(ctx: Any, *gs: Any) -> Any:
-                raise GraphError("once_differentiable: trying to differentiate twice a function that was marked with it")
+                raise GraphError(
+                    "once_differentiable: trying to differentiate twice a function that was marked with it"
+                )
 
         results = result if isinstance(result, tuple) else (result,)
         n = len(grads)

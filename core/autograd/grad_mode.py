@@ -65,6 +65,8 @@ class enable_grad(_Mode):
 class set_grad_enabled(_Mode):
     """Record or not, from here on, or for a block."""
 
+    _before: bool
+
     def __new__(cls, mode_: bool) -> Any:
         self = object.__new__(cls)
         self._before = mode.grad
@@ -93,7 +95,7 @@ class set_grad_enabled(_Mode):
 
 
 class inference_mode(_Mode):
-    """Record nothing, and make tensors that never enter a graph."""
+    """Record nothing. Unlike torch's, the tensors made inside may enter a graph later."""
 
     on = False
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from core import backend
-from core.errors import ArgumentError, GraphError
 from core._tensor import Tensor, _grad_mode, wrap
+from core.errors import ArgumentError, GraphError
 
 
 def gradcheck(
@@ -37,15 +37,15 @@ def gradcheck(
     if not wanted:
         raise ArgumentError("gradcheck: expected at least one input that requires grad, got none")
     if any(a._a.dtype.name not in ("float64", "complex128") for a in wanted):
-        raise ArgumentError(f"gradcheck: expected float64 inputs, got {', '.join(str(a.dtype) for a in wanted)}; use .double()")
+        raise ArgumentError(
+            f"gradcheck: expected float64 inputs, got {', '.join(str(a.dtype) for a in wanted)}; use .double()"
+        )
     rng = np.random.default_rng(0)
 
-    def outputs() -> list[Tensor]:
-        y = func(*args)
-        ys = [y] if isinstance(y, Tensor) else [t for t in y if isinstance(t, Tensor)]
-        return [t for t in ys if t._a.dtype.kind in "fc"]
-
-    ys = [t for t in outputs() if t._requires_grad]
+    with _grad_mode(True):
+        outputs = _tensors(func(*args))
+    smooth = [i for i, y in enumerate(outputs) if y._requires_grad]
+    ys = [outputs[i] for i in smooth]
     if not ys:
         raise GraphError("gradcheck: expected an output that requires grad, got none")
     us = [_random(rng, t) for t in ys]
@@ -58,12 +58,10 @@ def gradcheck(
     try:
         for sign in (1, -1):
             for a, x, v in zip(wanted, originals, vs):
-                a._a = x + sign * eps * v
+                a._a = backend.of(x).as_array(x + sign * eps * v)
             with _grad_mode(False):
-                moved = func(*args)
-            moved = [moved] if isinstance(moved, Tensor) else [t for t in moved if isinstance(t, Tensor)]
-            moved = [t for t in moved if t._a.dtype.kind in "fc"]
-            values.append(sum(_inner(u, t._a) for u, t in zip(us, moved)))
+                moved = _tensors(func(*args))
+            values.append(sum(_inner(u, moved[i]._a) for u, i in zip(us, smooth)))
     finally:
         for a, x in zip(wanted, originals):
             a._a = x
@@ -85,15 +83,13 @@ def gradgradcheck(func: Callable[..., Any], inputs: Any, grad_outputs: Any = Non
     args: Sequence[Any] = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     rng = np.random.default_rng(1)
     with _grad_mode(True):
-        y = func(*args)
-    ys = [t for t in ([y] if isinstance(y, Tensor) else y) if isinstance(t, Tensor) and t._requires_grad]
+        ys = [y for y in _tensors(func(*args)) if y._requires_grad]
     us = [wrap(_random(rng, t)).requires_grad_() for t in ys] if grad_outputs is None else list(grad_outputs)
 
     def first(*both: Any) -> tuple[Any, ...]:
         xs, ws = both[: len(args)], both[len(args) :]
         with _grad_mode(True):
-            y = func(*xs)
-            outs = [t for t in ([y] if isinstance(y, Tensor) else y) if isinstance(t, Tensor) and t._requires_grad]
+            outs = [y for y in _tensors(func(*xs)) if y._requires_grad]
             wanted = [x for x in xs if isinstance(x, Tensor) and x._requires_grad]
             gs = autograd.grad(outs, wanted, ws, create_graph=True, allow_unused=True)
         return tuple(g for g in gs if g is not None)
@@ -101,6 +97,10 @@ def gradgradcheck(func: Callable[..., Any], inputs: Any, grad_outputs: Any = Non
     if not any(g._requires_grad for g in first(*args, *us)):
         return True  # the gradient is constant
     return gradcheck(first, [*args, *us], **tolerances)
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    return [result] if isinstance(result, Tensor) else [t for t in result if isinstance(t, Tensor)]
 
 
 def _random(rng: np.random.Generator, t: Tensor) -> Any:

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from core.backend.kernels_nn import NNKernels
 from core.errors import DeviceError
 
 Ints = tuple[int, ...]
 
 
-class Backend:
+class Backend(NNKernels):
     device_type: str
     array_type: type
     xp: Any  # the module that speaks NumPy
@@ -62,6 +63,9 @@ class Backend:
     # -- products ------------------------------------------------------------------------------------------------------
 
     def matmul(self, x: Any, y: Any) -> Any:
+        if x.dtype.itemsize == 2:  # float16 and bfloat16: NumPy has no product of them worth the name
+            f32 = np.float32
+            return self.xp.matmul(x.astype(f32), y.astype(f32)).astype(x.dtype)
         return self.xp.matmul(x, y)
 
     def linear(self, x: Any, w: Any, b: Any | None) -> Any:

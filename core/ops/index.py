@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from core import dtypes
+from core._tensor import _dim
 from core.errors import DTypeError, RangeError, ShapeError
 from core.ops.op import op
-from core._tensor import _dim
 
 
 def integers(index: Any, where: str) -> Any:
@@ -41,7 +41,9 @@ def index(be, x, *, index):
 
 @op(
     x=lambda F, g, index, accumulate: (
-        g if accumulate else F.index_put(g, F.new_zeros(F.index(g, index=index), shape=()), index=index, accumulate=False)
+        g
+        if accumulate
+        else F.index_put(g, F.new_zeros(F.index(g, index=index), shape=()), index=index, accumulate=False)
     ),
     y=lambda F, g, y_shape, index: F.sum_to(F.index(g, index=index), shape=y_shape),
 )
@@ -57,7 +59,9 @@ def index_put(be, x, y, *, index, accumulate=False):
     except IndexError as e:
         raise RangeError(f"index: {e}; the tensor's shape is {tuple(x.shape)}") from None
     except ValueError:
-        raise ShapeError(f"index: expected values that broadcast to {tuple(x[index].shape)}, got {tuple(y.shape)}") from None
+        raise ShapeError(
+            f"index: expected values that broadcast to {tuple(x[index].shape)}, got {tuple(y.shape)}"
+        ) from None
     return z
 
 
@@ -77,14 +81,19 @@ def _flat_index(be: Any, shape: tuple[int, ...], index: Any, dim: int, where: st
         raise ShapeError(f"{where}: expected an index with {len(shape)} dimensions, got shape {tuple(index.shape)}")
     for i, (n, m) in enumerate(zip(index.shape, shape)):
         if i != dim and n > m:
-            raise ShapeError(f"{where}: expected an index no longer than {shape} outside of dim {dim}, got {tuple(index.shape)}")
+            raise ShapeError(
+                f"{where}: expected an index no longer than {shape} outside of dim {dim}, got {tuple(index.shape)}"
+            )
     check_range(be, index, shape[dim], where)
     grid = be.xp.ogrid[tuple(slice(n) for n in index.shape)] if index.ndim else []
     grid = list(grid) if isinstance(grid, (list, tuple)) else [grid]
     return tuple(index if i == dim else axis for i, axis in enumerate(grid))
 
 
-@op(x=lambda F, g, index, x_shape, dim: F.scatter_add(F.new_zeros(g, shape=x_shape), index, g, dim=dim), names=("input", "index"))
+@op(
+    x=lambda F, g, index, x_shape, dim: F.scatter_add(F.new_zeros(g, shape=x_shape), index, g, dim=dim),
+    names=("input", "index"),
+)
 def gather(be, x, index, *, dim):
     """out[i][j] = x[index[i][j]][j] for dim 0, and so on: the index picks along one dimension."""
     if not x.ndim:
@@ -131,7 +140,9 @@ def scatter(be, x, index, src, *, dim):
 
 def _index_select_dx(F, g, index, x_shape, dim):
     d = _dim(dim, len(x_shape), "index_select")
-    return F.index_put(F.new_zeros(g, shape=x_shape), g, index=(slice(None),) * d + (getattr(index, "_a", index),), accumulate=True)
+    return F.index_put(
+        F.new_zeros(g, shape=x_shape), g, index=(slice(None),) * d + (getattr(index, "_a", index),), accumulate=True
+    )
 
 
 @op(x=_index_select_dx, names=("input", "index"))
@@ -156,14 +167,25 @@ def embedding(be, index, w, *, padding_idx=None):
     return w[index]
 
 
+def _order(xp: Any, x: Any, d: int, descending: bool) -> Any:
+    """The indices that sort x along dimension d; equal elements keep their order, NaN is the greatest."""
+    if descending:  # sort the reversed array and reverse what comes out
+        return x.shape[d] - 1 - xp.flip(xp.argsort(xp.flip(x, d), axis=d, kind="stable"), d)
+    return xp.argsort(x, axis=d, kind="stable")
+
+
 @op()
 def nonzero(be, x):
     """(count, ndim): the indices of the elements that are not zero."""
-    return be.xp.stack(be.xp.nonzero(x), axis=1).astype(np.int64).reshape(-1, x.ndim)
+    if not x.ndim:
+        return be.xp.zeros((int(bool(x)), 0), dtype=np.int64)
+    return be.xp.stack(be.xp.nonzero(x), axis=1).astype(np.int64)
 
 
 @op(
-    x=lambda F, g, index, x_shape, dim: F.scatter_add(F.new_zeros(g, shape=x_shape), index, g, dim=dim) if x_shape else g,
+    x=lambda F, g, index, x_shape, dim: (
+        F.scatter_add(F.new_zeros(g, shape=x_shape), index, g, dim=dim) if x_shape else g
+    ),
     outs=("values", "index"),
 )
 def sort(be, x, *, dim=-1, descending=False, stable=True):
@@ -172,15 +194,14 @@ def sort(be, x, *, dim=-1, descending=False, stable=True):
     if not x.ndim:
         return xp.array(x), xp.zeros((), dtype=np.int64)
     d = _dim(dim, x.ndim, "sort")
-    if descending:  # stable in descending order: sort the reversed array and reverse what comes out
-        i = x.shape[d] - 1 - xp.flip(xp.argsort(xp.flip(x, d), axis=d, kind="stable"), d)
-    else:
-        i = xp.argsort(x, axis=d, kind="stable")
+    i = _order(xp, x, d, descending)
     return xp.take_along_axis(x, i, axis=d), i.astype(np.int64)
 
 
 @op(
-    x=lambda F, g, index, x_shape, dim: F.scatter_add(F.new_zeros(g, shape=x_shape), index, g, dim=dim) if x_shape else g,
+    x=lambda F, g, index, x_shape, dim: (
+        F.scatter_add(F.new_zeros(g, shape=x_shape), index, g, dim=dim) if x_shape else g
+    ),
     outs=("values", "index"),
 )
 def topk(be, x, *, k, dim=-1, largest=True, sorted=True):
@@ -191,8 +212,5 @@ def topk(be, x, *, k, dim=-1, largest=True, sorted=True):
     d = _dim(dim, x.ndim, "topk")
     if not 0 <= k <= x.shape[d]:
         raise RangeError(f"topk: expected k from 0 to {x.shape[d]}, the length of dim {d}, got {k}")
-    order = xp.argsort(-x if largest and x.dtype.kind == "f" else x, axis=d, kind="stable")
-    if largest and x.dtype.kind != "f":
-        order = xp.flip(order, d)
-    i = order[(slice(None),) * d + (slice(k),)]
+    i = _order(xp, x, d, largest)[(slice(None),) * d + (slice(k),)]
     return xp.take_along_axis(x, i, axis=d), i.astype(np.int64)

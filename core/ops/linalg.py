@@ -76,9 +76,12 @@ def _linear_dw(F, g, x, w_shape):
 )
 def linear(be, x, w, b=None):
     """x wᵀ + b: (*, I), (O, I), (O) -> (*, O)"""
-    if w.ndim != 2 or not x.ndim or x.shape[-1] != w.shape[1]:
+    if w.ndim != 2:
+        raise ShapeError(f"linear: expected weight (O, I), got {tuple(w.shape)}")
+    if not x.ndim or x.shape[-1] != w.shape[1]:
         raise ShapeError(
-            f"linear: expected input (…, {w.shape[-1]}) for weight {tuple(w.shape)}, got input {tuple(x.shape)}"
+            f"linear: mat1 and mat2 shapes cannot be multiplied: expected input (…, {w.shape[1]}) for weight {tuple(w.shape)}, "
+            f"got input {tuple(x.shape)}"
         )
     if b is not None and b.shape != w.shape[:1]:
         raise ShapeError(f"linear: expected bias ({w.shape[0]},) for weight {tuple(w.shape)}, got {tuple(b.shape)}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from core import dtypes
 from core.backend.base import conv_out_shape
 from core.errors import ArgumentError, DTypeError, RangeError, ShapeError
@@ -223,6 +225,9 @@ def nll_loss(be, x, target, w=None, *, ignore_index=-100, reduction="mean"):
     """−w[t]·x[t]: x (N, C, *) of log-probabilities or (C), target (N, *) of classes. `mean` divides by the weights of what is not ignored."""
     xp = be.xp
     keep = _check_classes(be, x, target, ignore_index, "nll_loss")
+    classes = x.shape[1 if x.ndim > 1 else 0]
+    if w is not None and w.shape != (classes,):
+        raise ShapeError(f"nll_loss: weight tensor should be defined for all classes: expected shape ({classes},), got {tuple(w.shape)}")
     at = _class_index(xp, xp.where(keep, target, 0))
     loss = -x[at]
     weight = keep.astype(x.dtype) if w is None else xp.where(keep, w[xp.where(keep, target, 0)], 0)
@@ -234,7 +239,8 @@ def nll_loss(be, x, target, w=None, *, ignore_index=-100, reduction="mean"):
         return loss.sum(), total
     if reduction != "mean":
         raise ArgumentError(f"nll_loss: expected reduction 'none', 'mean' or 'sum', got {reduction!r}")
-    return (loss.sum() / total if total else loss.sum() * xp.nan), total
+    with np.errstate(invalid="ignore"):
+        return loss.sum() / total, total  # nan if everything is ignored, as in torch
 
 
 def _class_index(xp: Any, target: Any) -> tuple[Any, ...]:

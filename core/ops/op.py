@@ -13,11 +13,12 @@ is kept for it:
     a name in `outs`   that output, where there are several
     a name in `aux`    that further output of the function, which callers do not see
 `F` is the namespace of ops. In plain backward it is the ops on raw arrays, so nothing is recorded; when a graph of the gradient is wanted
-it is the ops on Tensors, and the same rule yields a differentiable gradient. A rule that cannot be differentiated this way (a fused kernel) has a
+it is the ops on Tensors, and the same rule yields a differentiable gradient. A rule that cannot be differentiated this way (a
+fused kernel) has a
 `composite`: the same function in simpler ops, which is differentiated instead, and is the kernel's definition and test oracle.
 
-Broadcasting and dtype promotion are undone here, once, for ops made by `pointwise`. The op's name is its public name, its label in the graph
-and its id in the tests.
+Broadcasting and dtype promotion are undone here, once, for ops made by `pointwise`. The op's name is its public name, its label in
+the graph and its id in the tests.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from typing import Any
 import numpy as np
 
 from core import backend, dtypes
+from core._tensor import Tensor, wrap
 from core.backend.base import Backend
 from core.engine import Edge, Node, mode, walk
 from core.errors import DeviceError, DTypeError, GraphError, ShapeError
-from core._tensor import Tensor, wrap
 
 OPS: dict[str, Op] = {}  # every op by name; the tests hold it against their table
 
@@ -87,8 +88,9 @@ class Op:
         self.complete = len(self.defaults) == len(self.params)
 
         self.hidden = len(aux)
+        self.single = len(outs) == 1 and bool(aux)  # of several outputs callers see one
         self.outs = [*outs, *aux]
-        self.rule_mask = (-1 if self.variadic else sum(1 << i for i, name in enumerate(self.inputs) if name in rules))
+        self.rule_mask = -1 if self.variadic else sum(1 << i for i, name in enumerate(self.inputs) if name in rules)
         unknown = set(rules) - set(self.inputs)
         assert not unknown, f"{self.name}: rules for {unknown}, which are no inputs"
         self._plans: dict[int, _Plan] = {}
@@ -97,12 +99,11 @@ class Op:
 
     def __call__(self, *args: Any, **params: Any) -> Any:
         if params or len(args) != self.arity or self.variadic:
-            args, params = self._bind(args, params)
+            bound, params = self._bind(args, params)
             if "out" in params:
-                return _into(params.pop("out"), self.apply(args, params))
-        else:
-            params = self.defaults
-        return self.apply(args, params)
+                return _into(params.pop("out"), self.apply(bound, params))
+            return self.apply(bound, params)
+        return self.apply(args, self.defaults)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else MethodType(self, instance)
@@ -120,7 +121,9 @@ class Op:
         arrays = list(args[: self.arity])
         if len(args) > self.arity:
             if len(args) - self.arity > len(self.params):
-                raise TypeError(f"{self.name}: expected at most {self.arity + len(self.params)} arguments, got {len(args)}")
+                raise TypeError(
+                    f"{self.name}: expected at most {self.arity + len(self.params)} arguments, got {len(args)}"
+                )
             given.update(zip(self.params, args[self.arity :]))
         if len(arrays) < self.arity:
             for i, name in enumerate(self.inputs[len(arrays) :], len(arrays)):
@@ -138,7 +141,9 @@ class Op:
             if key not in self.params and key != "out":
                 name = _ALIASES.get(key)
                 if name not in self.params:
-                    raise TypeError(f"{self.name}: expected parameters {', '.join(self.params) or '(none)'}, got '{key}'")
+                    raise TypeError(
+                        f"{self.name}: expected parameters {', '.join(self.params) or '(none)'}, got '{key}'"
+                    )
                 given[name] = given.pop(key)
         if "out" in given and given["out"] is None:
             del given["out"]
@@ -149,20 +154,26 @@ class Op:
 
     def apply(self, args: Sequence[Any], params: dict[str, Any]) -> Any:
         """Compute, and record if a gradient may be wanted."""
+        if mode.autocast is not None:
+            args = mode.autocast.cast(self.name, args)
         arrays, mask, be = self._arrays(args)
-        y = self.forward(be, *arrays, **params)
+        try:
+            y = self.forward(be, *arrays, **params)
+        except (ValueError, OverflowError) as error:
+            self._explain(arrays, error)
+            raise
         if type(y) is not tuple:
-            outs: tuple[Any, ...] = (y,)
+            outs: Sequence[Any] = (y if type(y) is be.array_type else be.as_array(y),)
         else:
-            outs = y
-        tensors = [wrap(a if type(a) is be.array_type else be.as_array(a)) for a in outs[: len(outs) - self.hidden]]
+            outs = [a if type(a) is be.array_type else be.as_array(a) for a in y]
+        tensors = [wrap(a) for a in outs[: len(outs) - self.hidden]]
         if self.view:
-            for t in tensors:
-                t._become_view(args[0], self, params)
+            for i, t in enumerate(tensors):
+                t._become_view(args[0], self, params, None if type(y) is not tuple else i)
         mask &= self.rule_mask
         if mask and mode.grad:
             self._record(args, arrays, params, mask, be, outs, tensors)
-        return tensors[0] if type(y) is not tuple or len(tensors) == 1 else tuple(tensors)
+        return tensors[0] if type(y) is not tuple or self.single else tuple(tensors)
 
     def _arrays(self, args: Sequence[Any]) -> tuple[list[Any], int, Backend]:
         """The raw arrays, which of them want a gradient (bit i for input i), and who computes."""
@@ -180,18 +191,39 @@ class Op:
             elif isinstance(a, np.ndarray):
                 return self._arrays([Tensor._of(x) if isinstance(x, np.ndarray) else x for x in args])
             else:
-                arrays.append(a)
+                arrays.append(a.item() if isinstance(a, np.generic) else a)
             bit <<= 1
         if be is None:
-            raise DTypeError(f"{self.name}: expected a Tensor, got {', '.join(type(a).__name__ for a in args) or 'nothing'}")
+            raise DTypeError(
+                f"{self.name}: expected a Tensor, got {', '.join(type(a).__name__ for a in args) or 'nothing'}"
+            )
         return arrays, mask, be
+
+    def _explain(self, arrays: Sequence[Any], error: Exception) -> None:
+        """Our message for shapes that do not go together, or a number that the dtype cannot hold, if that is what the library
+        stopped at."""
+        if isinstance(error, OverflowError):
+            raise DTypeError(
+                f"{self.name}: expected numbers that the tensor's dtype can hold: {error}; convert the tensor first"
+            ) from None
+        shapes = [a.shape for a in arrays if hasattr(a, "shape")]
+        if self.broadcasts:
+            try:
+                np.broadcast_shapes(*shapes)
+            except ValueError:
+                got = " and ".join(str(tuple(s)) for s in shapes)
+                raise ShapeError(
+                    f"{self.name}: expected shapes that broadcast, got {got}; reshape or expand one"
+                ) from None
 
     def _on_one_device(self, args: Sequence[Any]) -> Sequence[Any]:
         """A 0-dimensional CPU tensor may meet tensors of a device, as a number would; anything else may not."""
         devices = {str(a.device) for a in args if isinstance(a, Tensor) and (a._a.ndim or a.device.type != "cpu")}
         if len(devices) != 1:
             where = ", ".join(str(a.device) for a in args if isinstance(a, Tensor))
-            raise DeviceError(f"{self.name}: expected all tensors on one device, got {where}; move them with .to(device)")
+            raise DeviceError(
+                f"{self.name}: expected all tensors on one device, got {where}; move them with .to(device)"
+            )
         target = devices.pop()
         return [a.to(target) if isinstance(a, Tensor) else a for a in args]
 
@@ -207,25 +239,48 @@ class Op:
                 t._edge = (node, i)
                 t._requires_grad = True
 
+    def plan(self, mask: int) -> _Plan:
+        """What a node needs to keep if these inputs want a gradient."""
+        mask = 1 if self.variadic else mask
+        plan = self._plans.get(mask)
+        if plan is None:
+            plan = self._plans[mask] = _Plan(self, mask)
+        return plan
+
     # -- in place ------------------------------------------------------------------------------------------------------
 
     def inplace(self, x: Tensor, *args: Any, **params: Any) -> Tensor:
         """Compute with x as first input and write the result into x's memory. Returns x."""
-        args, params = self._bind((x, *args), params)
+        bound, params = self._bind((x, *args), params)
         x._check_inplace(self.name)
-        arrays, mask, be = self._arrays(args)
+        arrays, mask, be = self._arrays(bound)
         recording = mode.grad and (mask & self.rule_mask or x._requires_grad)
-        if self.takes_out and _same(arrays[0], arrays[1:]):
-            self.forward(be, *arrays, out=x._a, **params)
+        if recording and 0 in self.plan(mask & self.rule_mask).inputs:
+            saved = [x._a.copy(), *arrays[1:]]  # a rule needs what is about to be overwritten
         else:
-            y = self.forward(be, *arrays, **params)
+            saved = arrays
+        direct = {"out": x._a} if self.takes_out and _same(arrays[0], arrays[1:]) else {}
+        try:
+            y = self.forward(be, *arrays, **params, **direct)
+        except (ValueError, OverflowError) as error:
+            self._explain(arrays, error)
+            raise
+        except TypeError:
+            if direct:  # a floating result, an integer x
+                raise DTypeError(
+                    f"{self.name}_: result type can't be cast to {x.dtype}; convert the tensor first"
+                ) from None
+            raise
+        if not direct:
             if y.shape != x._a.shape:
-                raise ShapeError(f"{self.name}_: expected a result of shape {x._a.shape}, got {y.shape}; write to a new tensor")
+                raise ShapeError(
+                    f"{self.name}_: expected a result of shape {x._a.shape}, got {y.shape}; write to a new tensor"
+                )
             if dtypes.category(y.dtype) > dtypes.category(x._a.dtype):
                 raise DTypeError(f"{self.name}_: result type {dtypes.of(y.dtype)} can't be cast to {x.dtype}")
             x._a[...] = y
         if recording:
-            node = OpNode(self, args, arrays, params, mask & self.rule_mask, be, (x._a,), (x,), ahead=1)
+            node = OpNode(self, bound, saved, params, mask & self.rule_mask, be, (x._a,), (x,), ahead=1)
             x._bump()
             x._rebase((node, 0))
         else:
@@ -269,15 +324,12 @@ class OpNode(Node):
             edges.append(a._graph_edge() if mask >> i & 1 else None)
         Node.__init__(self, edges, len(tensors))
         self.op, self.be, self.params = op, be, params
-        mask = 1 if op.variadic else mask
-        plan = op._plans.get(mask)
-        if plan is None:
-            plan = op._plans[mask] = _Plan(op, mask)
-        self.plan = plan
-        self.marks = marks = []
+        self.plan = plan = op.plan(mask)
+        marks: list[tuple[list[int], int]] = []
+        self.marks = marks
         values = [arrays[i] for i in plan.inputs]
         for i in plan.inputs if not plan.every else range(len(args)):
-            if isinstance(args[i], Tensor):
+            if isinstance(args[i], Tensor) and (i or not ahead):
                 counter = args[i]._counted()
                 marks.append((counter, counter[0]))
         for i in plan.outs:
@@ -292,9 +344,9 @@ class OpNode(Node):
         for n in plan.params:
             values.append(params[n])
         if mode.saved_hooks:
-            values = _packed(values, plan)
+            values = _PackedValues(values, len(plan.inputs) + len(plan.outs))
         self.values: list[Any] | None = values
-        self.metas = None
+        self.metas: Any = None
         if op.broadcasts:
             y = tensors[0]._a
             for i, e in enumerate(edges):
@@ -320,8 +372,8 @@ class OpNode(Node):
     def pull(self, grads: Any, create_graph: bool) -> list[Any]:
         values = self.values
         assert values is not None
-        if any(type(v) is _Packed for v in values):
-            values = [v.unpack() if type(v) is _Packed else v for v in values]
+        if type(values) is _PackedValues:
+            values = values.unpacked()
         for counter, version in self.marks:
             if counter[0] != version:
                 raise GraphError(
@@ -404,7 +456,9 @@ class OpNode(Node):
         for i, g in enumerate(pulled):
             a = g._a if create_graph and g is not None else g
             if a is not None and a.dtype.kind in "fc" and bool((a != a).any()):
-                where = "".join(traceback.format_list(self.trace)) if getattr(self, "trace", None) else "(not recorded)\n"
+                where = (
+                    "".join(traceback.format_list(self.trace)) if getattr(self, "trace", None) else "(not recorded)\n"
+                )
                 raise GraphError(f"{self.name()} returned nan values in its output {i}; the forward call was:\n{where}")
 
 
@@ -481,7 +535,7 @@ class Raw:
                 return y[0] if len(y) - hidden == 1 else y[:-hidden]
 
         else:
-            raw = partial(forward, be)
+            raw = partial(forward, be)  # type: ignore[assignment]
 
         setattr(self, name, raw)
         return raw
@@ -524,15 +578,13 @@ def pointwise(**kwargs: Any) -> Callable[[Callable[..., Any]], Op]:
 # -- saved values that are packed (torch.autograd.graph.saved_tensors_hooks) -------------------------------------------
 
 
-class _Packed:
-    def __init__(self, array: Any):
+class _PackedValues(list[Any]):
+    """Saved values of which the first `arrays`, where they are arrays, went through the hooks."""
+
+    def __init__(self, values: list[Any], arrays: int):
         pack, self._unpack = mode.saved_hooks[-1]
-        self.packed = pack(wrap(array))
+        self._at = {k for k, v in enumerate(values[:arrays]) if hasattr(v, "dtype")}
+        super().__init__(pack(wrap(v)) if k in self._at else v for k, v in enumerate(values))
 
-    def unpack(self) -> Any:
-        return self._unpack(self.packed)._a
-
-
-def _packed(values: list[Any], plan: _Plan) -> list[Any]:
-    arrays = len(plan.inputs) + len(plan.outs)
-    return [_Packed(v) if k < arrays and hasattr(v, "dtype") else v for k, v in enumerate(values)]
+    def unpacked(self) -> list[Any]:
+        return [self._unpack(v)._a if k in self._at else v for k, v in enumerate(self)]

@@ -11,6 +11,8 @@ from core import dtypes
 from core.errors import DTypeError
 from core.ops.op import op, pointwise
 
+_BOOL, _REAL = np.dtype(np.bool_), np.dtype(np.float64)
+
 # -- promotion -----------------------------------------------------------------------------------------------------------
 # NumPy's ufuncs promote by NumPy's rules. These helpers hand them operands that already have torch's common dtype.
 
@@ -28,7 +30,7 @@ def promoted(x: Any, y: Any) -> tuple[Any, Any]:
         number, category = None, None
     if category is not None:
         c = dtypes.scalar_category(number)
-        if c is not None and c <= category:
+        if c is not None and c <= category and (xd if yd is None else yd).kind != "V":  # bfloat16 would become float32
             return x, y
     d = dtypes.result_numpy(x, y)
     return _as(x, d), _as(y, d)
@@ -43,6 +45,14 @@ def _as(x: Any, d: np.dtype) -> Any:
     return x.astype(d, copy=False) if hasattr(x, "dtype") else d.type(x)
 
 
+def ordered(x: Any, where: str) -> None:
+    """An error for complex numbers, which NumPy would order by their real parts."""
+    if getattr(x, "dtype", _REAL).kind == "c" or type(x) is complex:
+        raise DTypeError(
+            f"{where}: expected real numbers, which have an order, got complex ones; use abs() or view_as_real()"
+        )
+
+
 def _conj(F: Any, x: Any) -> Any:
     """The conjugate, for gradient rules: costs nothing where x is real."""
     a = getattr(x, "_a", x)  # a Tensor where a graph is made
@@ -54,27 +64,45 @@ def _conj(F: Any, x: Any) -> Any:
 # -- arithmetic ----------------------------------------------------------------------------------------------------------
 
 
+def _times(alpha: Any, y: Any, x: Any, where: str) -> Any:
+    """alpha·y, in the dtype of the result x ± alpha·y."""
+    d = getattr(x, "dtype", None) or y.dtype
+    if dtypes.scalar_category(alpha) > dtypes.category(d) != dtypes.BOOL:
+        raise DTypeError(f"{where}: expected an integer alpha for tensors of {dtypes.of(d)}, got {alpha!r}")
+    return _as(y, d) * d.type(alpha)
+
+
+def _no_bools(x: Any, y: Any, where: str) -> None:
+    for v in (x, y):
+        if v is True or v is False or getattr(v, "dtype", None) is _BOOL:
+            raise DTypeError(
+                f"{where}: Subtraction, the `-` operator, with a bool tensor is not supported: expected numbers, got {v}; "
+                "use ^ or logical_not()"
+            )
+
+
 @pointwise(x=lambda F, g: g, y=lambda F, g, alpha: g if alpha == 1 else g * alpha)
 def add(be, x, y, *, alpha=1, out=None):
     """x + alpha·y"""
     x, y = promoted(x, y)
-    return be.xp.add(x, y if alpha == 1 else y * alpha, out=out)
+    return be.xp.add(x, y if alpha == 1 else _times(alpha, y, x, "add"), out=out)
 
 
 @pointwise(x=lambda F, g: g, y=lambda F, g, alpha: g * -alpha)
 def sub(be, x, y, *, alpha=1, out=None):
     """x − alpha·y"""
+    if getattr(x, "dtype", None) is not getattr(y, "dtype", _BOOL) or x.dtype is _BOOL:
+        _no_bools(x, y, "sub")
     x, y = promoted(x, y)
-    if getattr(x, "dtype", None) == np.bool_:
-        raise DTypeError("sub: expected numbers, got bool tensors; use ^ or logical_not()")
-    return be.xp.subtract(x, y if alpha == 1 else y * alpha, out=out)
+    return be.xp.subtract(x, y if alpha == 1 else _times(alpha, y, x, "sub"), out=out)
 
 
 @pointwise(x=lambda F, g, alpha: g * -alpha, y=lambda F, g: g)
 def rsub(be, x, y, *, alpha=1):
     """y − alpha·x"""
+    _no_bools(x, y, "rsub")
     x, y = promoted(x, y)
-    return be.xp.subtract(y, x if alpha == 1 else x * alpha)
+    return be.xp.subtract(y, x if alpha == 1 else _times(alpha, x, y, "rsub"))
 
 
 @pointwise(x=lambda F, g, y: g * _conj(F, y), y=lambda F, g, x: g * _conj(F, x))
@@ -85,8 +113,10 @@ def mul(be, x, y, *, out=None):
 
 
 @pointwise(
-    x=lambda F, g, y: F.div(g, _conj(F, y)),
-    y=lambda F, g, x, y, rounding_mode: F.div(g * _conj(F, x), _conj(F, y) * _conj(F, y)) * -1 if rounding_mode is None else g * 0,
+    x=lambda F, g, y, rounding_mode: F.div(g, _conj(F, y)) if rounding_mode is None else g * 0,
+    y=lambda F, g, y, out, rounding_mode: (
+        F.div(g * _conj(F, out), _conj(F, y)) * -1 if rounding_mode is None else g * 0
+    ),
 )
 def div(be, x, y, *, rounding_mode=None, out=None):
     """x / y; `rounding_mode` None, "trunc" or "floor". True division of integers gives the default floating type."""
@@ -173,14 +203,15 @@ def abs(be, x):
 @pointwise(x=lambda F, g: g * 0)
 def sign(be, x, *, out=None):
     """−1, 0 or 1"""
-    return be.xp.sign(x, out=out)
+    ordered(x, "sign")
+    return be.xp.sign(x, out=out) if x.dtype != np.bool_ else be.xp.array(x)
 
 
 @pointwise(x=lambda F, g: g * 0)
 def sgn(be, x):
     """x/|x|, 0 at 0: the sign, of complex numbers, too."""
     if x.dtype.kind != "c":
-        return be.xp.sign(x)
+        return be.xp.sign(x) if x.dtype != np.bool_ else be.xp.array(x)
     m = be.xp.abs(x)
     return be.xp.where(m == 0, 0, x / be.xp.where(m == 0, 1, m)).astype(x.dtype)
 
@@ -260,6 +291,7 @@ def reciprocal(be, x):
 @pointwise(x=lambda F, g, x: g * x * 2)
 def square(be, x):
     """x²"""
+    x = x.astype(np.int64) if x.dtype == np.bool_ else x
     return be.xp.multiply(x, x)
 
 
@@ -304,8 +336,9 @@ def atan(be, x, *, out=None):
 @pointwise(x=lambda F, g, x, y: F.div(g * y, x * x + y * y), y=lambda F, g, x, y: F.div(g * x, x * x + y * y) * -1)
 def atan2(be, x, y):
     """The angle of the point (y, x)."""
-    x, y = promoted(x, y)
-    return be.xp.arctan2(floating(be, x), floating(be, y))
+    d = dtypes.result_numpy(x, y)
+    d = dtypes.default_numpy() if dtypes.category(d) < dtypes.FLOATING else d
+    return be.xp.arctan2(_as(x, d), _as(y, d))
 
 
 @pointwise(x=lambda F, g, x: g * F.cosh(x))
@@ -378,6 +411,7 @@ def _share(F, g, x, y, wins):
 def maximum(be, x, y, *, out=None):
     """The greater; NaN if either is."""
     x, y = promoted(x, y)
+    ordered(x, "maximum")
     return be.xp.maximum(x, y, out=out)
 
 
@@ -385,6 +419,7 @@ def maximum(be, x, y, *, out=None):
 def minimum(be, x, y, *, out=None):
     """The lesser; NaN if either is."""
     x, y = promoted(x, y)
+    ordered(x, "minimum")
     return be.xp.minimum(x, y, out=out)
 
 
@@ -404,6 +439,7 @@ def clamp(be, x, lo=None, hi=None):
     """x held between lo and hi, numbers or tensors; either may be None."""
     if lo is None and hi is None:
         raise DTypeError("clamp: expected min, max or both, got neither")
+    ordered(x, "clamp")
     if lo is not None:
         x, lo = promoted(x, lo)
         x = be.xp.maximum(x, lo)
@@ -416,7 +452,11 @@ def clamp(be, x, lo=None, hi=None):
 # -- selection and casts -------------------------------------------------------------------------------------------------
 
 
-@pointwise(x=lambda F, g, cond: F.where(cond, g, 0), y=lambda F, g, cond: F.where(cond, 0, g), names=("condition", "input", "other"))
+@pointwise(
+    x=lambda F, g, cond: F.where(cond, g, 0),
+    y=lambda F, g, cond: F.where(cond, 0, g),
+    names=("condition", "input", "other"),
+)
 def where(be, cond, x, y):
     """x where the condition holds, else y."""
     x, y = promoted(x, y) if hasattr(x, "dtype") or hasattr(y, "dtype") else (_as_default(be, x), _as_default(be, y))
@@ -454,20 +494,23 @@ def clone(be, x):
 # -- comparison and logic: no gradients ------------------------------------------------------------------------------------
 
 
-def _comparison(name: str, ufunc: str, doc: str):
+def _comparison(name: str, ufunc: str, doc: str, by_order: bool = True):
     def forward(be, x, y):
         xd, yd = getattr(x, "dtype", None), getattr(y, "dtype", None)
         if xd is not yd and xd is not None and yd is not None:
             x, y = promoted(x, y)
+        if by_order:
+            ordered(x, name)
+            ordered(y, name)
         return getattr(be.xp, ufunc)(x, y)
 
     forward.__name__ = forward.__qualname__ = name
     forward.__doc__ = doc
-    return op()(forward)
+    return pointwise()(forward)
 
 
-eq = _comparison("eq", "equal", "x = y, elementwise: a bool tensor.")
-ne = _comparison("ne", "not_equal", "x ≠ y, elementwise: a bool tensor.")
+eq = _comparison("eq", "equal", "x = y, elementwise: a bool tensor.", by_order=False)
+ne = _comparison("ne", "not_equal", "x ≠ y, elementwise: a bool tensor.", by_order=False)
 lt = _comparison("lt", "less", "x < y, elementwise: a bool tensor.")
 le = _comparison("le", "less_equal", "x ≤ y, elementwise: a bool tensor.")
 gt = _comparison("gt", "greater", "x > y, elementwise: a bool tensor.")
@@ -486,7 +529,7 @@ def _truth(name: str, ufunc: str, doc: str, arity: int, integers: bool = False):
     forward = unary if arity == 1 else binary
     forward.__name__ = forward.__qualname__ = name
     forward.__doc__ = doc
-    return op()(forward)
+    return pointwise()(forward)
 
 
 logical_and = _truth("logical_and", "logical_and", "Both true.", 2)

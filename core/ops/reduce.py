@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from core import dtypes
+from core._tensor import _dim
 from core.errors import ArgumentError, ShapeError
 from core.ops.op import op
-from core.ops.pointwise import floating
-from core._tensor import _dim
+from core.ops.pointwise import floating, ordered
 
 Dim = Any  # None, an int or a sequence of ints
 
@@ -79,14 +79,16 @@ def mean(be, x, *, dim=None, keepdim=False, dtype=None):
 def _before(F, x):
     """The product of all elements before each one, along the last dimension; exact where there are zeros."""
     n = x.shape[-1]
-    return F.cumprod(F.cat([x[..., :1] * 0 + 1, x[..., : n - 1]], dim=-1), dim=-1)
+    return F.cumprod(F.cat([x[..., :1] * 0 + 1, x[..., : n - 1]], dim=-1), dim=-1) if n else x
 
 
 def _prod_dx(F, g, x, x_shape, dim, keepdim):
     # the product of the others: everything before each element times everything after it
     dims = dims_of(dim, len(x_shape), "prod")
     order = (*(i for i in range(len(x_shape)) if i not in dims), *dims)
-    rows = F.reshape(F.permute(x, dims=order), shape=(*(x_shape[i] for i in order[: len(order) - len(dims)]), -1))
+    rows = F.reshape(
+        F.permute(x, dims=order), shape=(*(x_shape[i] for i in order[: len(order) - len(dims)]), _count(x_shape, dim))
+    )
     after = F.flip(_before(F, F.flip(rows, dims=(-1,))), dims=(-1,))
     others = F.reshape(_before(F, rows) * after, shape=tuple(x_shape[i] for i in order))
     return _kept(F, g, x_shape, dim, keepdim) * F.permute(others, dims=tuple(np.argsort(order).tolist()))
@@ -110,6 +112,7 @@ def _dtype(x: Any) -> dtypes.dtype:
 
 
 def _not_empty(x: Any, dim: Dim, where: str) -> tuple[int, ...]:
+    ordered(x, where)
     dims = dims_of(dim, x.ndim, where)
     if builtins.any(x.shape[d] == 0 for d in dims):
         raise ShapeError(f"{where}: expected dimensions with elements, got shape {tuple(x.shape)}")
@@ -212,7 +215,28 @@ def var(be, x, *, dim=None, correction=1, keepdim=False):
         return total / n if n > 0 else total * np.nan
 
 
-@op(x=lambda F, g, x, out, x_shape, dim, keepdim: _kept(F, g, x_shape, dim, keepdim) * F.exp(x - _kept(F, out, x_shape, dim, keepdim)))
+def _norm2_dx(F, g, x, out, x_shape, dim, keepdim):
+    # x/‖x‖, and 0 at the origin, where any vector of length ≤ 1 would do
+    out = _kept(F, out, x_shape, dim, keepdim)
+    return F.div(_kept(F, g, x_shape, dim, keepdim) * x, F.where(F.eq(out, 0), 1, out))
+
+
+@op(x=_norm2_dx)
+def norm2(be, x, *, dim=None, keepdim=False):
+    """The Euclidean norm √Σ|x|² over `dim`. Public as `norm`."""
+    if dtypes.category(x.dtype) < dtypes.FLOATING:
+        raise ArgumentError(
+            f"norm: expected a floating or complex dtype, got {dtypes.of(x.dtype)}; use x.float().norm()"
+        )
+    squares = be.xp.multiply(x, x) if x.dtype.kind != "c" else x.real * x.real + x.imag * x.imag
+    return be.xp.sqrt(squares.sum(axis=dims_of(dim, x.ndim, "norm"), keepdims=keepdim))
+
+
+@op(
+    x=lambda F, g, x, out, x_shape, dim, keepdim: (
+        _kept(F, g, x_shape, dim, keepdim) * F.exp(x - _kept(F, out, x_shape, dim, keepdim))
+    )
+)
 def logsumexp(be, x, *, dim, keepdim=False):
     """ln Σ eˣ over `dim`, without overflow."""
     xp = be.xp
@@ -224,11 +248,15 @@ def logsumexp(be, x, *, dim, keepdim=False):
     return y if keepdim else y.reshape(tuple(n for i, n in enumerate(x.shape) if i not in axis))
 
 
-@op(x=lambda F, g, dim: F.flip(F.cumsum(F.flip(g, dims=(dim,)), dim=dim), dims=(dim,)))
+def _cumsum_dx(F, g, x_shape, dim):
+    return F.flip(F.cumsum(F.flip(g, dims=(dim,)), dim=dim), dims=(dim,)) if x_shape else g
+
+
+@op(x=_cumsum_dx)
 def cumsum(be, x, *, dim, dtype=None):
     """Running sums along one dimension."""
     if not x.ndim:
-        return be.xp.array(x)
+        return be.xp.array(x, dtype=_accumulator(x, dtype))
     return be.xp.cumsum(x, axis=_dim(dim, x.ndim, "cumsum"), dtype=_accumulator(x, dtype))
 
 
@@ -250,5 +278,5 @@ def _cumprod_dx(F, g, x, x_shape, dim):
 def cumprod(be, x, *, dim, dtype=None):
     """Running products along one dimension."""
     if not x.ndim:
-        return be.xp.array(x)
+        return be.xp.array(x, dtype=_accumulator(x, dtype))
     return be.xp.cumprod(x, axis=_dim(dim, x.ndim, "cumprod"), dtype=_accumulator(x, dtype))

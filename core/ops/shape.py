@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from core import dtypes
+from core._tensor import _dim
 from core.errors import ArgumentError, RangeError, ShapeError
 from core.ops.op import op
-from core._tensor import Tensor, _dim
 
 Shape = tuple[int, ...]
 
@@ -32,7 +32,9 @@ def _inferred(shape: Shape, size: int, where: str, was: Shape) -> Shape:
     if unknown and known and size % known == 0:
         return tuple(size // known if n == -1 else n for n in shape)
     if unknown or known != size:
-        raise ShapeError(f"{where}: expected a shape of {size} elements for a tensor of shape {tuple(was)}, got {shape}")
+        raise ShapeError(
+            f"{where}: expected a shape of {size} elements for a tensor of shape {tuple(was)}, got {shape}"
+        )
     return shape
 
 
@@ -81,6 +83,13 @@ def transpose(be, x, *, dim0, dim1):
     return x.swapaxes(_dim(dim0, x.ndim, "transpose"), _dim(dim1, x.ndim, "transpose"))
 
 
+def _writeable(view: Any, x: Any) -> Any:
+    """NumPy makes some views read-only; in torch they can be written to if x can."""
+    if isinstance(view, np.ndarray):
+        view.flags.writeable = x.flags.writeable
+    return view
+
+
 def _expand_dx(F, g, x_shape):
     added = g.ndim - len(x_shape)
     dims = tuple(range(added)) + tuple(i + added for i, n in enumerate(x_shape) if n == 1 and g.shape[i + added] != 1)
@@ -93,15 +102,16 @@ def expand(be, x, *, shape):
     """x repeated along dimensions of length 1 and new leading ones, without copying. −1 keeps a length."""
     added = len(shape) - x.ndim
     if added < 0:
-        raise ShapeError(f"expand: expected at least {x.ndim} dimensions for shape {tuple(x.shape)}, got {tuple(shape)}")
+        raise ShapeError(
+            f"expand: expected at least {x.ndim} dimensions for shape {tuple(x.shape)}, got {tuple(shape)}"
+        )
     old = (1,) * added + x.shape
     new = tuple(o if n == -1 else int(n) for n, o in zip(shape, old))
     if any(o != n and o != 1 for n, o in zip(new, old)):
-        raise ShapeError(f"expand: expected lengths equal to those of {tuple(x.shape)} or stretching a 1, got {tuple(shape)}")
-    y = be.xp.broadcast_to(x, new)
-    if be.xp is np:
-        y.flags.writeable = x.flags.writeable  # NumPy would warn on writing; torch allows it
-    return y
+        raise ShapeError(
+            f"expand: expected lengths equal to those of {tuple(x.shape)} or stretching a 1, got {tuple(shape)}"
+        )
+    return _writeable(be.xp.broadcast_to(x, new), x)
 
 
 @op(view=True, x=lambda F, g, x_shape: F.reshape(g, shape=x_shape))
@@ -125,7 +135,7 @@ def _diagonal_dx(F, g, x_shape, offset, dim1, dim2):
 @op(view=True, x=_diagonal_dx)
 def diagonal(be, x, *, offset=0, dim1=0, dim2=1):
     """The diagonal of two dimensions, as the last dimension."""
-    return be.xp.diagonal(x, offset, dim1, dim2)
+    return _writeable(be.xp.diagonal(x, offset, dim1, dim2), x)
 
 
 @op(g=lambda F, g, offset, dim1, dim2: F.diagonal(g, offset=offset, dim1=dim1, dim2=dim2))
@@ -166,7 +176,9 @@ def copy(be, x, y):
     try:
         return be.xp.broadcast_to(y.astype(x.dtype), x.shape)
     except ValueError:
-        raise ShapeError(f"copy_: expected a source that broadcasts to {tuple(x.shape)}, got {tuple(y.shape)}") from None
+        raise ShapeError(
+            f"copy_: expected a source that broadcasts to {tuple(x.shape)}, got {tuple(y.shape)}"
+        ) from None
 
 
 # -- joins and cuts ------------------------------------------------------------------------------------------------------
@@ -188,8 +200,6 @@ def _cat_dxs(F, g, xs_shape, dim):
 @op(xs=_cat_dxs)
 def cat(be, *xs, dim=0):
     """The tensors one after the other along a dimension. Promotes; empty 1-d tensors are skipped, as in torch."""
-    if not xs:
-        raise ArgumentError("cat: expected a non-empty list of Tensors")
     ndim = max(x.ndim for x in xs)
     parts = [x for x in xs if ndim == 1 or x.shape != (0,)] or list(xs)
     d = _dim(dim, ndim, "cat")
@@ -210,8 +220,6 @@ def cat(be, *xs, dim=0):
 @op(xs=lambda F, g, dim: F.unbind(g, dim=dim))
 def stack(be, *xs, dim=0):
     """The tensors side by side along a new dimension."""
-    if not xs:
-        raise ArgumentError("stack: expected a non-empty list of Tensors")
     for x in xs[1:]:
         if x.shape != xs[0].shape:
             raise ShapeError(f"stack: expected tensors of equal shape, got {tuple(xs[0].shape)} and {tuple(x.shape)}")
@@ -219,21 +227,23 @@ def stack(be, *xs, dim=0):
 
 
 def _narrow_dx(F, g, x_shape, dim, start, length):
-    return F.slice_put(F.new_zeros(g, shape=x_shape), g, index=_span(len(x_shape), dim, start, length))
+    return F.slice_put(F.new_zeros(g, shape=x_shape), g, index=_span(x_shape, dim, start, length))
 
 
-def _span(ndim: int, dim: int, start: int, length: int) -> tuple[slice, ...]:
-    return (slice(None),) * _dim(dim, ndim, "narrow") + (slice(start, start + length),)
+def _span(shape: Shape, dim: int, start: int, length: int) -> tuple[slice, ...]:
+    d = _dim(dim, len(shape), "narrow")
+    start = start + shape[d] if start < 0 else start
+    if not 0 <= start <= start + length <= shape[d]:
+        raise RangeError(
+            f"narrow: expected 0 <= start <= start + length <= {shape[d]}, got start {start}, length {length}"
+        )
+    return (slice(None),) * d + (slice(start, start + length),)
 
 
 @op(view=True, x=_narrow_dx)
 def narrow(be, x, *, dim, start, length):
     """`length` elements from `start` on, along one dimension."""
-    n = x.shape[_dim(dim, x.ndim, "narrow")]
-    start = start + n if start < 0 else start
-    if not 0 <= start <= start + length <= n:
-        raise RangeError(f"narrow: expected 0 <= start <= start + length <= {n}, got start {start}, length {length}")
-    return x[_span(x.ndim, dim, start, length)]
+    return x[_span(x.shape, dim, start, length)]
 
 
 @op(view=True, x=lambda F, g, x_shape, index: F.slice_put(F.new_zeros(g, shape=x_shape), g, index=index))
@@ -254,16 +264,13 @@ def slice_put(be, x, g, *, index):
     return y
 
 
-def _unbind_dx(F, g, dim):
-    return F.stack(g, dim=dim)
-
-
-def unbind(x: Any, dim: int = 0) -> Any:
-    """The slices along a dimension, as views."""
+@op(view=True, x=lambda F, g, dim: F.stack(g if isinstance(g, list) else [g], dim=dim))
+def unbind(be, x, *, dim=0):
+    """The slices along a dimension, as a tuple."""
+    if not x.ndim:
+        raise ShapeError("unbind: expected a tensor with dimensions, got a 0-d tensor")
     d = _dim(dim, x.ndim, "unbind")
-    if isinstance(x, Tensor):
-        return tuple(slice_view(x, index=(slice(None),) * d + (i,)) for i in range(x.shape[d]))
-    return tuple(x[(slice(None),) * d + (i,)] for i in range(x.shape[d]))
+    return tuple(x[(*(slice(None),) * d, i, ...)] for i in range(x.shape[d]))
 
 
 # -- order and repetition ------------------------------------------------------------------------------------------------
@@ -273,10 +280,14 @@ def unbind(x: Any, dim: int = 0) -> Any:
 def flip(be, x, *, dims):
     """The order reversed along dimensions. A copy."""
     dims = (dims,) if isinstance(dims, int) else dims
-    return be.xp.ascontiguousarray(be.xp.flip(x, tuple(_dim(d, x.ndim, "flip") for d in dims)))
+    return be.xp.array(be.xp.flip(x, tuple(_dim(d, x.ndim, "flip") for d in dims)), order="C")
 
 
-@op(x=lambda F, g, shifts, dims: F.roll(g, shifts=tuple(-s for s in shifts) if isinstance(shifts, (tuple, list)) else -shifts, dims=dims))
+@op(
+    x=lambda F, g, shifts, dims: F.roll(
+        g, shifts=tuple(-s for s in shifts) if isinstance(shifts, (tuple, list)) else -shifts, dims=dims
+    )
+)
 def roll(be, x, *, shifts, dims=None):
     """Elements moved along dimensions, what falls off one end coming back at the other."""
     return be.xp.roll(x, shifts, dims)
@@ -300,7 +311,8 @@ def repeat(be, x, *, repeats):
 
 def _pad_dx(F, g, x_shape, pad):
     index = tuple(
-        slice(max(lo, 0), max(lo, 0) + n - max(-lo, 0) - max(-hi, 0)) for (lo, hi), n in zip(_pairs(pad, len(x_shape)), x_shape)
+        slice(max(lo, 0), max(lo, 0) + n - max(-lo, 0) - max(-hi, 0))
+        for (lo, hi), n in zip(_pairs(pad, len(x_shape)), x_shape)
     )
     inner = F.slice_view(g, index=index)
     crop = tuple((max(-lo, 0), max(-hi, 0)) for lo, hi in _pairs(pad, len(x_shape)))

@@ -5,33 +5,41 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
-from core._tensor import wrap
-from core.optim.optimizer import Optimizer, check, zeros_like
+from core.optim.optimizer import Optimizer, check, counter, zeros_like
 
 
 class Adam(Optimizer):
     """m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², x ← x − lr·m̂ / (√v̂ + eps), m̂ and v̂ corrected for their start at zero.
 
-    `weight_decay` adds weight_decay·x to g; `amsgrad` uses the greatest v so far. Sources: Kingma & Ba 2015; Reddi et al. 2018.
+    `weight_decay` adds weight_decay·x to g, or is as in AdamW if decoupled; `amsgrad` uses the greatest v so far.
+    Sources: Kingma & Ba 2015; Reddi et al. 2018.
     """
-
-    decoupled = False  # AdamW: weights decay by themselves
 
     def __init__(
         self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0,
         amsgrad: bool = False, *, foreach: Any = None, maximize: bool = False, capturable: bool = False, differentiable: bool = False,
-        fused: Any = None,
+        fused: Any = None, decoupled_weight_decay: bool = False,
     ):  # fmt: skip
         check(type(self).__name__, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         super().__init__(
             params,
-            {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad, "maximize": maximize},
+            {
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "amsgrad": amsgrad,
+                "maximize": maximize,
+                "foreach": foreach,
+                "capturable": capturable,
+                "differentiable": differentiable,
+                "fused": fused,
+                "decoupled_weight_decay": decoupled_weight_decay,
+            },
         )
 
     def init(self, p, group):
-        state = {"step": wrap(np.zeros((), dtype=np.float32)), "exp_avg": zeros_like(p), "exp_avg_sq": zeros_like(p)}
+        state = {"step": counter(), "exp_avg": zeros_like(p), "exp_avg_sq": zeros_like(p)}
         return {**state, "max_exp_avg_sq": zeros_like(p)} if group["amsgrad"] else state
 
     def update(self, be, x_, g, state, group):
@@ -39,7 +47,7 @@ class Adam(Optimizer):
         state["step"]._a += 1
         step = float(state["step"]._a)
         if group["weight_decay"]:
-            if self.decoupled:
+            if group["decoupled_weight_decay"]:
                 x_ *= 1 - lr * group["weight_decay"]
             else:
                 g = g + x_ * group["weight_decay"]
@@ -58,10 +66,8 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam whose weights decay by themselves: x ← x·(1 − lr·weight_decay). Source: Loshchilov & Hutter 2019."""
 
-    decoupled = True
-
     def __init__(
         self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 1e-2,
         amsgrad: bool = False, **options: Any,
     ):  # fmt: skip
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **options)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **options, decoupled_weight_decay=True)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
+
 from core import backend
 from core._tensor import Tensor, _grad_mode, wrap
 from core.backend.base import Backend
@@ -29,12 +31,17 @@ required: Any = _Required()
 class Optimizer:
     """Base class of all optimizers."""
 
+    takes_complex = False  # whether the rule is right for complex numbers as it is written
+    _opt_called = False  # schedulers ask whether a step came first; PyTorch's name
     _pre_hooks: dict[int, Any] | None = None
     _post_hooks: dict[int, Any] | None = None
 
     def __init__(self, params: Any, defaults: dict[str, Any]):
         if isinstance(params, Tensor):
-            raise DTypeError("optimizer: params argument given to the optimizer should be an iterable of Tensors or dicts, got a Tensor")
+            raise DTypeError(
+                "optimizer: params argument given to the optimizer should be an iterable of Tensors or dicts, got a "
+                "Tensor"
+            )
         self.defaults = defaults
         self.state: Any = defaultdict(dict)  # parameter -> its state, a plain dict
         self.param_groups: list[dict[str, Any]] = []
@@ -50,7 +57,9 @@ class Optimizer:
         """Add parameters with options of their own; what is not given is the default."""
         params = param_group["params"]
         if isinstance(params, set):
-            raise DTypeError("optimizer: expected parameters in an ordered collection, got a set, whose order changes between runs")
+            raise DTypeError(
+                "optimizer: expected parameters in an ordered collection, got a set, whose order changes between runs"
+            )
         params = [params] if isinstance(params, Tensor) else list(params)
         if params and isinstance(params[0], tuple):  # named_parameters()
             param_group = {**param_group, "param_names": [n for n, _ in params]}
@@ -58,6 +67,10 @@ class Optimizer:
         for p in params:
             if not isinstance(p, Tensor):
                 raise DTypeError(f"optimizer can only optimize Tensors, but one of the params is {type(p).__name__}")
+            if p.dtype.is_complex and not self.takes_complex:
+                raise DTypeError(
+                    f"{type(self).__name__}: expected real parameters, got {p.dtype}; give real and imaginary parts"
+                )
             if not p.is_leaf:
                 raise ArgumentError("can't optimize a non-leaf Tensor")
         known = {id(p) for g in self.param_groups for p in g["params"]}
@@ -92,14 +105,17 @@ class Optimizer:
         if closure is not None:
             with _grad_mode(True):
                 loss = closure()
+        self._opt_called = True
         for group in self.param_groups:
+            if any(isinstance(v, Tensor) for v in group.values()):  # an lr that is a Tensor
+                group = {k: v.item() if isinstance(v, Tensor) else v for k, v in group.items()}
             for p in group["params"]:
                 if p._grad is not None:
-                    state = self.state[p]
-                    if not state:
-                        state.update(self.init(p, group))
+                    state = self.state.get(p) or self.init(p, group)
                     g = p._grad._a
                     self.update(backend.of(p._a), p._a, -g if group.get("maximize") else g, state, group)
+                    if state:
+                        self.state[p] = state
                     p._bump()
         for hook in list((self._post_hooks or {}).values()):
             hook(self, (closure,), {})
@@ -129,9 +145,13 @@ class Optimizer:
         return {id(p): i for i, p in enumerate(p for g in self.param_groups for p in g["params"])}
 
     def state_dict(self) -> dict[str, Any]:
-        """{"state": by number of the parameter, "param_groups": options, with numbers for parameters}. Shares the state's memory."""
+        """{"state": by number of the parameter, "param_groups": options, with numbers for parameters}. Shares the
+        state's memory."""
         number = self._numbers()
-        groups = [{**{k: v for k, v in g.items() if k != "params"}, "params": [number[id(p)] for p in g["params"]]} for g in self.param_groups]
+        groups = [
+            {**{k: v for k, v in g.items() if k != "params"}, "params": [number[id(p)] for p in g["params"]]}
+            for g in self.param_groups
+        ]
         state = {number[id(p)] if isinstance(p, Tensor) else p: s for p, s in self.state.items()}
         return {"state": state, "param_groups": groups}
 
@@ -140,10 +160,13 @@ class Optimizer:
         groups = state_dict["param_groups"]
         mine, theirs = [len(g["params"]) for g in self.param_groups], [len(g["params"]) for g in groups]
         if len(mine) != len(theirs):
-            raise StateDictError(f"loaded state dict has a different number of parameter groups: expected {len(mine)}, got {len(theirs)}")
+            raise StateDictError(
+                f"loaded state dict has a different number of parameter groups: expected {len(mine)}, got {len(theirs)}"
+            )
         if mine != theirs:
             raise StateDictError(
-                f"loaded state dict contains a parameter group that doesn't match the size of optimizer's group: expected {mine}, got {theirs}"
+                "loaded state dict contains a parameter group that doesn't match the size of optimizer's group: "
+                f"expected {mine}, got {theirs}"
             )
         by_number = dict(
             zip((i for g in groups for i in g["params"]), (p for g in self.param_groups for p in g["params"]))
@@ -151,7 +174,9 @@ class Optimizer:
         state: Any = defaultdict(dict)
         for key, s in state_dict["state"].items():
             p = by_number.get(key)
-            state[key if p is None else p] = {k: _fitted(v, p, k) for k, v in s.items()} if p is not None else deepcopy(s)
+            state[key if p is None else p] = (
+                {k: _fitted(v, p, k) for k, v in s.items()} if p is not None else deepcopy(s)
+            )
         self.state = state
         for g, theirs_g in zip(self.param_groups, groups):
             params = g["params"]
@@ -169,11 +194,15 @@ class Optimizer:
         return {"defaults": self.defaults, "state": self.state, "param_groups": self.param_groups}
 
 
+# what rules keep on the host in float32; PyTorch casts all but the first when it loads, and goes on with other digits
+_SCALARS = ("step", "eta", "mu", "mu_product")
+
+
 def _fitted(value: Any, p: Tensor, key: str) -> Any:
-    """A state tensor on its parameter's device and, if floating and no step count, in its dtype: a copy."""
+    """A state tensor on its parameter's device and, if floating, in its dtype; scalars stay as they were: a copy."""
     if not isinstance(value, Tensor):
         return deepcopy(value)
-    if key != "step" and p.dtype.is_floating_point and value.dtype.is_floating_point:
+    if key not in _SCALARS and p.dtype.is_floating_point and value.dtype.is_floating_point:
         return value.detach().to(device=p.device, dtype=p.dtype, copy=True)
     return value.detach().clone()
 
@@ -181,6 +210,11 @@ def _fitted(value: Any, p: Tensor, key: str) -> Any:
 def zeros_like(p: Tensor) -> Tensor:
     """State of the parameter's shape, dtype and device."""
     return wrap(backend.of(p._a).xp.zeros_like(p._a))
+
+
+def counter() -> Tensor:
+    """A step count, as PyTorch keeps it: on the host, in float32."""
+    return wrap(np.zeros((), dtype=np.float32))
 
 
 def check(name: str, **values: Any) -> None:
@@ -191,5 +225,3 @@ def check(name: str, **values: Any) -> None:
                 raise ArgumentError(f"{name}: Invalid {key}: expected a number >= 0, got {value}")
             if key == "betas" and v >= 1:
                 raise ArgumentError(f"{name}: Invalid betas: expected numbers in [0, 1), got {value}")
-
-

@@ -12,8 +12,11 @@ from core.optim.optimizer import Optimizer, check
 class SGD(Optimizer):
     """x ← x − lr·v with v ← momentum·v + (1 − dampening)·g, the first v being g; Nesterov: x ← x − lr·(g + momentum·v).
 
-    `weight_decay` adds weight_decay·x to g. Source: Sutskever et al. 2013, in torch's form, where lr scales the step and not v.
+    `weight_decay` adds weight_decay·x to g. Source: Sutskever et al. 2013, in torch's form, where lr scales the step
+    and not v.
     """
+
+    takes_complex = True
 
     def __init__(
         self, params: Any, lr: float = 1e-3, momentum: float = 0, dampening: float = 0, weight_decay: float = 0, nesterov: bool = False,
@@ -24,7 +27,17 @@ class SGD(Optimizer):
             raise ArgumentError("SGD: Nesterov momentum requires a momentum and zero dampening")
         super().__init__(
             params,
-            {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay, "nesterov": nesterov, "maximize": maximize},
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "dampening": dampening,
+                "weight_decay": weight_decay,
+                "nesterov": nesterov,
+                "maximize": maximize,
+                "foreach": foreach,
+                "differentiable": differentiable,
+                "fused": fused,
+            },
         )
 
     def update(self, be, x_, g, state, group):
@@ -34,7 +47,7 @@ class SGD(Optimizer):
         if momentum:
             buffer = state.get("momentum_buffer")
             if buffer is None:
-                buffer = state["momentum_buffer"] = wrap(be.xp.array(g))
+                buffer = state["momentum_buffer"] = wrap(be.xp.array(g, dtype=x_.dtype))
             else:
                 v_ = buffer._a
                 v_ *= momentum

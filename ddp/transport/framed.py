@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -33,6 +34,8 @@ from ddp.wire import MAX_PAYLOAD_BYTES, MAX_TEXT_BYTES, Frame, Kind
 
 # How long a rank waits in a collective before it tells the others where it is.
 WAITING_AFTER_S = 0.5
+
+T = TypeVar("T")
 
 _NOTHING = np.empty(0, np.uint8)
 
@@ -104,19 +107,7 @@ class FrameTransport(Transport):
     def recv(self, peer: int, call: Call, deadline: Deadline) -> np.ndarray:
         self._check_peer(peer, call)
         self._check_open(call)
-        silent = call.collective
-        until = time.monotonic() + min(WAITING_AFTER_S, deadline.remaining_s() / 2) if silent else deadline.at
-        while (array := self._take(peer, call)) is None:
-            self._refuse(peer, call)
-            if deadline.expired():
-                raise self._late(peer, call, deadline)
-            self._pump(max(0.0, until - time.monotonic()))
-            if silent and time.monotonic() >= until:
-                silent, until = False, deadline.at
-                self._tell_all(Kind.WAITING, call, about=peer)
-        if call.collective and not silent:
-            self._tell_all(Kind.WAITING, call, about=self.rank)
-        return array
+        return self._wait_for(lambda: self._take(peer, call), peer, call, deadline)
 
     def flush(self, deadline: Deadline) -> None:
         """Nothing to wait for: members copy in `_post`, or say otherwise."""
@@ -145,6 +136,24 @@ class FrameTransport(Transport):
         early, self._early = self._early, []
         for frame, data in early:
             self._sort(frame, data)
+
+    # -- waiting ------------------------------------------------------------------------------------------------------
+
+    def _wait_for(self, look: Callable[[], T | None], peer: int, call: Call, deadline: Deadline) -> T:
+        """What `look` finds, once it finds something. It is `peer` who keeps us waiting."""
+        silent = call.collective
+        until = time.monotonic() + min(WAITING_AFTER_S, deadline.remaining_s() / 2) if silent else deadline.at
+        while (found := look()) is None:
+            self._refuse(peer, call)
+            if deadline.expired():
+                raise self._late(peer, call, deadline)
+            self._pump(max(0.0, until - time.monotonic()))
+            if silent and time.monotonic() >= until:
+                silent, until = False, deadline.at
+                self._tell_all(Kind.WAITING, call, about=peer)
+        if call.collective and not silent:
+            self._tell_all(Kind.WAITING, call, about=self.rank)
+        return found
 
     # -- what arrives -------------------------------------------------------------------------------------------------
 

@@ -1,12 +1,15 @@
 """torch.nn.functional: layers and losses as functions, each family in its own file."""
 
 from core.nn.functional.activation import *  # noqa: F403
+from core.nn.functional.attention import *  # noqa: F403
 from core.nn.functional.conv import *  # noqa: F403
 from core.nn.functional.dropout import *  # noqa: F403
+from core.nn.functional.linear import *  # noqa: F403
 from core.nn.functional.loss import *  # noqa: F403
+from core.nn.functional.norm import *  # noqa: F403
 from core.nn.functional.padding import *  # noqa: F403
 from core.nn.functional.pooling import *  # noqa: F403
 from core.nn.functional.sparse import *  # noqa: F403
-from core.ops.linalg import linear
+from core.nn.functional.vision import *  # noqa: F403
 
 __all__ = [name for name, value in globals().items() if callable(value) and name[0] != "_"]

@@ -31,6 +31,13 @@ def batched(input: Tensor, n: int, where: str) -> tuple[Tensor, bool]:
     return (_shape.unsqueeze(input, dim=0) if single else input), single
 
 
+def reduction_of(size_average: Any, reduce: Any, reduction: str) -> str:
+    """torch's old pair of flags as the word that replaced it."""
+    if size_average is None and reduce is None:
+        return reduction
+    return "none" if reduce is False else "sum" if size_average is False else "mean"
+
+
 def reduced(loss: Tensor, reduction: str, where: str) -> Tensor:
     if reduction == "mean":
         return _reduce.mean(loss)

@@ -1,0 +1,125 @@
+"""Autocast: inside the block, ops that gain from it compute in bfloat16 or float16, and ops that need it in float32.
+
+Which is which follows torch's lists: https://docs.pytorch.org/docs/stable/amp.html#autocast-op-reference. An op that is on no list computes
+in the dtype of its inputs. A weight is converted once in a block, however often it is used.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from core import dtypes
+from core._tensor import Tensor
+from core.engine import mode
+from core.errors import ArgumentError, DTypeError
+from core.ops.pointwise import cast
+
+LOWER = {"matmul", "linear", "conv", "conv_input_grad", "attention", "lstm", "gru", "rnn", "bilinear"}
+FLOAT32 = {
+    "cpu": {"nll_loss", "prod", "sum_pool", "ctc_loss", "kl_div", "binary_cross_entropy"},
+    "cuda": {
+        "acos", "asin", "cosh", "exp", "expm1", "log", "log10", "log1p", "log2", "pow", "reciprocal", "rsqrt", "sinh", "tan", "cumprod",
+        "cumsum", "prod", "sum", "softmax", "log_softmax", "layer_norm", "group_norm", "nll_loss", "ctc_loss", "softplus", "logsumexp",
+    },
+}  # fmt: skip
+WIDEST = {"cat", "stack", "atan2", "dot"}
+
+
+class autocast:
+    """Context manager and decorator. `device_type` "cpu" or "cuda"; `dtype` bfloat16 or float16, by default bfloat16 on a CPU."""
+
+    def __init__(self, device_type: str, dtype: Any = None, enabled: bool = True, cache_enabled: bool | None = None):
+        if device_type not in FLOAT32:
+            raise ArgumentError(f"autocast: expected device_type 'cpu' or 'cuda', got {device_type!r}")
+        default = dtypes.bfloat16 if device_type == "cpu" else dtypes.float16
+        self.device, self.fast_dtype = device_type, default if dtype is None else dtype
+        if enabled and self.fast_dtype not in (dtypes.bfloat16, dtypes.float16):
+            raise DTypeError(f"autocast: expected dtype bfloat16 or float16, got {self.fast_dtype}")
+        self.enabled = enabled
+        self._low, self._float32 = self.fast_dtype.numpy, FLOAT32[device_type]
+        self._weights: dict[int, tuple[Tensor, Tensor]] = {}
+        self._previous: list[Any] = []
+
+    def __enter__(self) -> autocast:
+        self._previous.append(mode.autocast)
+        mode.autocast = self if self.enabled else None
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        mode.autocast = self._previous.pop()
+        if not self._previous:
+            self._weights.clear()
+
+    def __call__(self, function: Any) -> Any:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return wrapper
+
+    def cast(self, name: str, args: Any) -> Any:
+        """The inputs of an op in the dtype that it should compute in."""
+        if name in LOWER:
+            return [self._lowered(a) if self._applies(a) else a for a in args]
+        if name in self._float32:
+            return [cast(a, dtype=dtypes.float32) if self._applies(a) and a._a.dtype == self._low else a for a in args]
+        if name in WIDEST:
+            kinds = {a._a.dtype for a in args if self._applies(a)}
+            if np.dtype(np.float32) in kinds and len(kinds) > 1:
+                return [cast(a, dtype=dtypes.float32) if self._applies(a) else a for a in args]
+        return args
+
+    def _applies(self, a: Any) -> bool:
+        return isinstance(a, Tensor) and a._a.dtype in (np.dtype(np.float32), self._low) and a.is_cuda == (self.device == "cuda")
+
+    def _lowered(self, a: Tensor) -> Tensor:
+        if a._a.dtype == self._low:
+            return a
+        if not (a._requires_grad and a._edge is None):
+            return cast(a, dtype=self.fast_dtype)
+        found = self._weights.get(id(a))
+        if found is None or found[1]._requires_grad != mode.grad:
+            found = self._weights[id(a)] = (a, cast(a, dtype=self.fast_dtype))
+        return found[1]
+
+
+def is_autocast_available(device_type: str) -> bool:
+    """Whether autocast knows the device type."""
+    return device_type in FLOAT32
+
+
+def custom_fwd(fwd: Any = None, *, device_type: str = "cuda", cast_inputs: Any = None) -> Any:
+    """Decorator for `Function.forward`: it runs without autocast, its floating inputs converted to `cast_inputs`, if given."""
+    if fwd is None:
+        return functools.partial(custom_fwd, device_type=device_type, cast_inputs=cast_inputs)
+
+    @functools.wraps(fwd)
+    def wrapper(ctx: Any, *args: Any, **kwargs: Any) -> Any:
+        ctx._autocast = mode.autocast
+        if cast_inputs is None or mode.autocast is None:
+            return fwd(ctx, *args, **kwargs)
+        convert = [a.to(cast_inputs) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
+        with autocast(device_type, enabled=False):
+            return fwd(ctx, *convert, **kwargs)
+
+    return wrapper
+
+
+def custom_bwd(bwd: Any = None, *, device_type: str = "cuda") -> Any:
+    """Decorator for `Function.backward`: it runs in the autocast state of its forward."""
+    if bwd is None:
+        return functools.partial(custom_bwd, device_type=device_type)
+
+    @functools.wraps(bwd)
+    def wrapper(ctx: Any, *grads: Any) -> Any:
+        before, mode.autocast = mode.autocast, getattr(ctx, "_autocast", None)
+        try:
+            return bwd(ctx, *grads)
+        finally:
+            mode.autocast = before
+
+    return wrapper

@@ -1,0 +1,9 @@
+"""oneDNN (uxlfoundation/oneDNN, C API v3) through ctypes: the CPU kernels that it computes faster than NumPy.
+
+    library      the shared library: found, loaded on first use, its prototypes and constants, ownership of what it makes
+    primitives   a primitive with its operands as a call on arrays, cached for each thread
+    kernels      the kernels of `core.backend.base` in such calls
+
+`core.backend.cpu` decides which arrays come here. The library ships as the wheel `onednn-cpu-gomp`; any other libdnnl.so.3 serves as well,
+and without one NumPy answers. Nothing here holds an array beyond a call, but for one scratch arena in each thread.
+"""

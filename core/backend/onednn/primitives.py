@@ -1,0 +1,248 @@
+"""Primitives of oneDNN as calls on NumPy arrays, cached by everything that defines them.
+
+Contract: a `Call` is made once for shapes, strides and dtypes, and then run on any arrays that have them. Where oneDNN wants an operand in
+a layout of its own, the call reorders it on the way in, or out. All that a call needs while it runs lives in the calling thread: its
+cache, its stream, and one arena that holds the scratchpad and the reordered operands of whichever call is running. So threads share
+nothing and take no lock; oneDNN shares the compiled kernels between them.
+Not here: which arrays are worth it (`kernels`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from ctypes import byref, c_char_p, c_int64, c_void_p
+from typing import Any
+
+import numpy as np
+
+from core.backend.onednn import library
+from core.backend.onednn.library import ExecArg, Handle, Library, OneDNNError, Unimplemented, failure
+
+CAPACITY = 1024  # calls kept in each thread; the least recently used one goes first
+_LINE = 64  # bytes that operands in the arena are aligned to
+# where NumPy's C ABI keeps an array's data pointer: the first field after the object's head. `array.ctypes.data` takes six times as long.
+_DATA = object.__basicsize__
+
+
+class _Thread(threading.local):
+    """What each thread has of its own. The library comes last: it must outlive what it made."""
+
+    def __init__(self) -> None:
+        self.calls: OrderedDict[Hashable, Call | None] = OrderedDict()
+        self.stream: int | None = None
+        self.owner: Handle | None = None  # of the stream
+        self.arena = np.empty(0, np.uint8)
+        self.base = self.size = 0  # where the arena begins, and its bytes
+        self.threads: int | None = None
+        self.library: Library | None = None
+
+    def enter(self, lib: Library) -> None:
+        """Make ready for this library and this number of threads."""
+        if self.library is not lib:
+            self.calls.clear()
+            self.owner = Handle(lib, "dnnl_stream", "create", lib.engine.value, library.IN_ORDER)
+            self.stream, self.library = self.owner.value, lib
+        if library.wanted_threads is not None and lib.set_threads is not None:
+            lib.set_threads(library.wanted_threads)
+        self.threads = library.wanted_threads
+
+    def reserve(self, size: int) -> None:
+        """An arena of at least so many bytes."""
+        if size > self.size:
+            self.arena = np.empty(size + _LINE, np.uint8)
+            self.base = -(-self.arena.ctypes.data // _LINE) * _LINE
+            self.size = size
+
+
+_mine = _Thread()
+
+
+def cached(key: Hashable, build: Callable[[Builder], Call]) -> Call | None:
+    """The call of this key, built if this thread has not got it; None where oneDNN has no implementation (which is remembered, too)."""
+    lib = library.get()
+    if lib is None:
+        return None
+    mine = _mine
+    if mine.library is not lib or mine.threads != library.wanted_threads:
+        mine.enter(lib)
+    calls = mine.calls
+    if key in calls:
+        calls.move_to_end(key)
+        return calls[key]
+    try:
+        call = build(Builder(lib))
+    except Unimplemented:
+        call = None
+    calls[key] = call
+    if len(calls) > CAPACITY:
+        calls.popitem(last=False)
+    return call
+
+
+def clear() -> None:
+    """Drop the calls, stream and arena of this thread."""
+    _mine.__init__()  # type: ignore[misc]
+
+
+class Builder:
+    """Makes descriptors and, from them, calls."""
+
+    def __init__(self, lib: Library):
+        self.library = lib
+        self.attributes = Handle(lib, "dnnl_primitive_attr", "create")
+        lib.call("dnnl_primitive_attr_set_scratchpad_mode", self.attributes.value, library.USER_SCRATCHPAD)
+
+    def strided(self, shape: Sequence[int], dtype: int, strides: Sequence[int]) -> Handle:
+        """An operand as it lies in memory; strides in elements."""
+        return Handle(
+            self.library, "dnnl_memory_desc", "create_with_strides", len(shape), dims(shape), dtype, dims(strides)
+        )  # fmt: skip
+
+    def packed(self, shape: Sequence[int], dtype: int) -> Handle:
+        """An operand in C order."""
+        return self.strided(shape, dtype, packed_strides(shape))
+
+    def any(self, shape: Sequence[int], dtype: int) -> Handle:
+        """An operand in whatever layout the primitive likes best."""
+        return Handle(self.library, "dnnl_memory_desc", "create_with_tag", len(shape), dims(shape), dtype, library.ANY)
+
+    def descriptor(self, name: str, *args: Any) -> Handle:
+        """The descriptor of a primitive; args are numbers, arrays of dimensions, and Handles or None for descriptors of operands."""
+        values = [a.value if isinstance(a, Handle) else a for a in args]
+        try:
+            return Handle(
+                self.library, "dnnl_primitive_desc", "create", self.library.engine.value, *values, self.attributes.value,
+                maker=f"dnnl_{name}_primitive_desc",
+            )  # fmt: skip
+        except OneDNNError as error:
+            if error.status == library.INVALID:  # said of many a geometry that NumPy computes
+                raise Unimplemented(str(error), error.status) from None
+            raise
+
+    def implementation(self, descriptor: Handle) -> str:
+        """Its name, e.g. `brgconv:avx512_core`."""
+        name = c_char_p()
+        self.library.call("dnnl_primitive_desc_query", descriptor.value, library.IMPLEMENTATION, 0, byref(name))
+        return (name.value or b"").decode()
+
+    def call(self, descriptor: Handle, inputs: dict[int, Handle], outputs: dict[int, Handle]) -> Call:
+        """The call whose operands, in this order, are the inputs and then the outputs: argument number -> how the array lies in memory."""
+        if self.implementation(descriptor).startswith("ref"):  # right, but slower than NumPy
+            raise Unimplemented("oneDNN: only the reference implementation", library.UNIMPLEMENTED)
+        return Call(self, descriptor, inputs, outputs)
+
+    def reorder(self, source: int | None, target: int | None) -> Handle:
+        engine = self.library.engine.value
+        return Handle(
+            self.library, "dnnl_primitive_desc", "create", source, engine, target, engine, self.attributes.value,
+            maker="dnnl_reorder_primitive_desc",
+        )  # fmt: skip
+
+
+class Call:
+    """One primitive with its operands, and the reorders around it."""
+
+    def __init__(self, b: Builder, descriptor: Handle, inputs: dict[int, Handle], outputs: dict[int, Handle]):
+        lib = self._library = b.library
+        query, same = lib.functions["dnnl_primitive_desc_query_md"], lib.functions["dnnl_memory_desc_equal"]
+        self._operands: list[int] = []  # memories of the caller's arrays
+        self._inside: list[tuple[int, int]] = []  # memories in the arena, and where they begin
+        self._owned: list[Handle] = []  # what those addresses belong to
+        self._size = 0  # bytes of the arena
+        self._base: int | None = None  # where the arena was at the last run
+        main: list[tuple[int, int]] = []
+        before, after = [], []
+        for number, given in {**inputs, **outputs}.items():
+            memory = self._memory(given.value)
+            self._operands.append(memory)
+            wanted = query(descriptor.value, library.EXEC_ARG_MD, number)
+            if same(wanted, given.value):
+                main.append((number, memory))
+                continue
+            inside = self._in_arena(wanted)
+            main.append((number, inside))
+            if number in inputs:
+                before.append((b.reorder(given.value, wanted), [(library.SRC, memory), (library.DST, inside)]))
+            else:
+                after.append((b.reorder(wanted, given.value), [(library.SRC, inside), (library.DST, memory)]))
+        # steps run one after another, so that one place serves all their scratchpads
+        self._steps: list[tuple[int, int, Any]] = []  # primitive, how many arguments, arguments
+        start, end = self._size, self._size
+        for step, args in [*before, (descriptor, main), *after]:
+            pad = query(step.value, library.SCRATCHPAD_MD, 0)
+            if lib.functions["dnnl_memory_desc_get_size"](pad):
+                self._size = start
+                args.append((library.SCRATCHPAD, self._in_arena(pad)))
+                end = max(end, self._size)
+            primitive = self._own(Handle(lib, "dnnl_primitive", "create", step.value))
+            self._steps.append((primitive, len(args), (ExecArg * len(args))(*(ExecArg(*a) for a in args))))
+        self._size = end
+        self._set = lib.functions["dnnl_memory_set_data_handle"]
+        self._execute = lib.functions["dnnl_primitive_execute"]
+
+    def __call__(self, *arrays: Any) -> None:
+        """Run on arrays that lie in memory as was said; the outputs are written."""
+        if self._size and (self._size > _mine.size or self._base != _mine.base):
+            self._settle()
+        for memory, a in zip(self._operands, arrays):
+            status = self._set(memory, c_void_p.from_address(id(a) + _DATA).value)
+            if status:
+                raise failure("dnnl_memory_set_data_handle", status)
+        stream = _mine.stream
+        for primitive, count, args in self._steps:
+            # with OpenMP a CPU stream has computed when this returns: there is nothing to wait for
+            status = self._execute(primitive, stream, count, args)
+            if status:
+                raise failure("dnnl_primitive_execute", status)
+
+    def _settle(self) -> None:
+        """Tell the memories in the arena where it is now."""
+        _mine.reserve(self._size)
+        for memory, offset in self._inside:
+            self._library.call("dnnl_memory_set_data_handle", memory, _mine.base + offset)
+        self._base = _mine.base
+
+    def _own(self, handle: Handle) -> int:
+        self._owned.append(handle)
+        assert handle.value is not None
+        return handle.value
+
+    def _memory(self, descriptor: int | None) -> int:
+        return self._own(Handle(self._library, "dnnl_memory", "create", descriptor, self._library.engine.value, None))
+
+    def _in_arena(self, descriptor: int) -> int:
+        memory = self._memory(descriptor)
+        self._inside.append((memory, self._size))
+        size = self._library.functions["dnnl_memory_desc_get_size"](descriptor)
+        self._size += -(-size // _LINE) * _LINE
+        return memory
+
+
+# -- layouts -----------------------------------------------------------------------------------------------------------
+
+
+def dims(values: Sequence[int]) -> Any:
+    return (c_int64 * len(values))(*values)
+
+
+def packed_strides(shape: Sequence[int]) -> list[int]:
+    """Strides in elements of an array in C order."""
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n
+    return strides[::-1]
+
+
+def strides_of(x: np.ndarray) -> list[int] | None:
+    """Strides in elements; None where oneDNN cannot see x as it lies: walked backwards, repeated, or between elements."""
+    size, strides = x.itemsize, []
+    for n, s, packed in zip(x.shape, x.strides, packed_strides(x.shape)):
+        if n == 1:
+            s = packed * size  # never walked, and NumPy may have anything here
+        elif s <= 0 or s % size:
+            return None
+        strides.append(s // size)
+    return strides

@@ -1,0 +1,87 @@
+"""How many threads the kernels of the CPU use: torch's `set_num_threads` and `get_num_threads`.
+
+Contract: one number for oneDNN (OpenMP) and NumPy's BLAS. Until it is set, the libraries decide, from OMP_NUM_THREADS and the number of
+cores. OpenMP counts for each thread of the program by itself, so `onednn.primitives` tells it the number in each. A forked child
+computes with one thread: OpenMP's others did not come along, and it would wait for them for ever.
+Not here: threads of our own; there are none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.backend.onednn import library
+from core.errors import ArgumentError
+
+# names under which builds of OpenBLAS export a function; NumPy's wheels have the first
+_OPENBLAS = ("scipy_openblas_{}64_", "openblas_{}64_", "openblas_{}")
+
+
+def set_num_threads(n: int) -> None:
+    """Use n threads in oneDNN and in NumPy's BLAS. A BLAS that is not OpenBLAS keeps its own number."""
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise ArgumentError(f"set_num_threads: expected a positive number of threads, got {n!r}")
+    library.wanted_threads = n
+    found = _openblas("set_num_threads")
+    if found is not None:
+        found.argtypes, found.restype = [ctypes.c_int], None
+        found(n)
+
+
+def get_num_threads() -> int:
+    """The number that was set, or else what the libraries decided."""
+    if library.wanted_threads is not None:
+        return library.wanted_threads
+    lib = library.get()
+    if lib is not None and lib.max_threads is not None:
+        return lib.max_threads()
+    found = _openblas("get_num_threads")
+    return found() if found is not None else os.cpu_count() or 1
+
+
+def blas_kernels() -> str:
+    """The processor that OpenBLAS has taken this one for, which decides its kernels; empty for another BLAS.
+
+    OPENBLAS_CORETYPE overrides it, and is read when NumPy is first imported.
+    """
+    found = _openblas("get_corename")
+    if found is None:
+        return ""
+    found.restype = ctypes.c_char_p
+    return found().decode()
+
+
+def _openblas(function: str) -> Any:
+    for dll in _openblas_libraries():
+        for name in _OPENBLAS:
+            try:
+                return getattr(dll, name.format(function))
+            except AttributeError:
+                continue
+    return None
+
+
+@cache
+def _openblas_libraries() -> list[Any]:
+    """The OpenBLAS that NumPy has loaded; loading it again gives the same one."""
+    return [ctypes.CDLL(str(path)) for path in _openblas_files()]
+
+
+def _openblas_files() -> Iterator[Path]:
+    """Beside NumPy, in its wheels; else what this process has mapped."""
+    bundled = sorted(Path(np.__file__).parent.with_name("numpy.libs").glob("*openblas*"))
+    if bundled:
+        yield from bundled
+        return
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return
+    yield from sorted({Path(line.split()[-1]) for line in maps.splitlines() if "openblas" in line})

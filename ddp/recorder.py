@@ -1,0 +1,216 @@
+"""The flight recorder: what each rank did last, to be read when the job has failed.
+
+Every call of a process group leaves a line in a ring of the last `LOCKSTEP_RECORD_CALLS` (2000) calls of its rank: name,
+sizes, when it was made, begun and ended, from which line of the script, in which step and for which parameters. When a
+call fails, or the rank itself ends by an exception, the ring is written to `$LOCKSTEP_RECORD_DIR/rank-R.json`, if that
+is set; `dump` writes it at any time. `ddp.doctor` reads the files of all ranks together.
+
+Contract: recording costs less than 2 us a call, and nothing that goes wrong in writing a file reaches the caller. The
+file says what its fields mean and how many older calls were overwritten. Not here: judging (`ddp.doctor`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+FORMAT, VERSION = "lockstep flight record", 1
+DIRECTORY_VARIABLE = "LOCKSTEP_RECORD_DIR"
+_CALLS_VARIABLE = "LOCKSTEP_RECORD_CALLS"
+
+MEANING = {
+    "rank": "the rank that wrote this file, of `size`",
+    "reason": "why the file was written",
+    "culprit": "the rank that the error names, null if it names none",
+    "overwritten": "how many older calls the ring no longer holds",
+    "groups": "ranks of each process group by its number; 0 is the world",
+    "calls": "oldest first; ranks of a group must agree in name, dtype, count and detail of the same number",
+    "calls[].number": "place in the group's sequence, from 1; the tag of a send or recv; null while queued",
+    "calls[].state": "queued, running, done or failed",
+    "calls[].made": "when the script made the call; seconds since 1970, as are begun and ended; null if not yet",
+    "calls[].site": "line of the script, file:line in function",
+    "calls[].step": "how many synchronised backwards of DistributedDataParallel had begun",
+    "calls[].about": "the bucket and the parameters that the call was for, null if none",
+}
+
+
+class Entry:
+    """One call."""
+
+    __slots__ = (
+        "about", "begun", "code", "count", "detail", "dtype", "ended", "error", "group", "line", "made", "name", "number", "step",
+    )  # fmt: skip
+
+    name: str
+    dtype: str
+    count: int
+    detail: str
+    group: int
+    number: int | None
+    made: int  # these three in ns of the clock `time.perf_counter_ns`
+    begun: int
+    ended: int
+    error: str | None
+    code: CodeType | None
+    line: int
+    step: int
+    about: Callable[[], str] | None
+
+    @property
+    def state(self) -> str:
+        if self.error is not None:
+            return "failed"
+        return "done" if self.ended else "running" if self.begun else "queued"
+
+
+class Recorder:
+    """The ring of one rank. `about` and `step` are set by whoever knows, and go into the calls made meanwhile."""
+
+    def __init__(self, rank: int, size: int):
+        self.rank, self.size = rank, size
+        self.groups: dict[int, list[int]] = {}
+        self.about: Callable[[], str] | None = None
+        self.step = 0
+        self.made = 0  # calls so far
+        # told of each call that has ended, and of each span: (name, begun, ended, the call if it is one)
+        self.listeners: list[Callable[[str, int, int, Entry | None], None]] = []
+        self._ring: deque[Entry] = deque(maxlen=int(os.environ.get(_CALLS_VARIABLE) or 2000))
+        self._written = threading.Lock()  # taken by the first failure, whose file stays
+        # what turns the clock of the entries into seconds since 1970
+        self._zero = time.time() - time.perf_counter_ns() / 1e9
+
+    # -- as calls go by ----------------------------------------------------------------------------------------------
+
+    def call(self, name: str, dtype: str, count: int, detail: str, group: int) -> Entry:
+        """A call was made."""
+        e = Entry()
+        e.name, e.dtype, e.count, e.detail, e.group = name, dtype, count, detail, group
+        e.number, e.begun, e.ended, e.error = None, 0, 0, None
+        e.step, e.about = self.step, self.about
+        e.code, e.line = _site()
+        self.made += 1
+        self._ring.append(e)
+        e.made = time.perf_counter_ns()
+        return e
+
+    def begins(self, e: Entry, number: int) -> None:
+        """It is its turn."""
+        e.number, e.begun = number, time.perf_counter_ns()
+
+    def ends(self, e: Entry) -> None:
+        """It has ended well."""
+        e.ended = time.perf_counter_ns()
+        for listener in self.listeners:
+            listener(e.name, e.begun, e.ended, e)
+
+    def span(self, name: str, begun: int) -> None:
+        """Something other than a call has ended; for listeners only."""
+        for listener in self.listeners:
+            listener(name, begun, time.perf_counter_ns(), None)
+
+    def fails(self, e: Entry, error: BaseException) -> None:
+        """It has raised."""
+        e.ended = time.perf_counter_ns()
+        e.error = f"{type(error).__name__}: {error}"
+        self.write_on_failure(e.error, getattr(error, "rank", None))
+
+    # -- out -----------------------------------------------------------------------------------------------------------
+
+    def seconds(self, ns: int) -> float:
+        """A time of an entry as seconds since 1970."""
+        return self._zero + ns / 1e9
+
+    def snapshot(self, reason: str, culprit: int | None = None) -> dict[str, Any]:
+        """What a file holds."""
+        calls = [self._row(e) for e in list(self._ring)]
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "meaning": MEANING,
+            "rank": self.rank,
+            "size": self.size,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "job": os.environ.get("LOCKSTEP_JOB", ""),
+            "written": time.time(),
+            "reason": reason,
+            "culprit": culprit,
+            "step": self.step,
+            "overwritten": self.made - len(calls),
+            "groups": {str(number): ranks for number, ranks in self.groups.items()},
+            "calls": calls,
+        }
+
+    def write(self, path: Any, reason: str, culprit: int | None = None) -> None:
+        """Write the file, whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(self.snapshot(reason, culprit), indent=1))
+        temporary.replace(path)
+
+    def write_on_failure(self, reason: str, culprit: int | None) -> None:
+        """Write this rank's file once, if a directory is named. Failing here must not hide the failure itself."""
+        folder = os.environ.get(DIRECTORY_VARIABLE)
+        if not folder or not self._written.acquire(blocking=False):
+            return
+        try:
+            self.write(Path(folder) / f"rank-{self.rank}.json", reason, culprit)
+        except OSError as e:
+            print(f"rank {self.rank}: flight recorder: could not write to {folder}: {e}", file=sys.stderr)
+
+    def _row(self, e: Entry) -> dict[str, Any]:
+        return {
+            "name": e.name,
+            "number": e.number,
+            "group": e.group,
+            "dtype": e.dtype,
+            "count": e.count,
+            "detail": e.detail,
+            "state": e.state,
+            "made": self.seconds(e.made),
+            "begun": self.seconds(e.begun) if e.begun else None,
+            "ended": self.seconds(e.ended) if e.ended else None,
+            "site": f"{e.code.co_filename}:{e.line} in {e.code.co_name}" if e.code else None,
+            "step": e.step,
+            "about": e.about() if e.about else None,
+            "error": e.error,
+        }
+
+
+def dump(path: Any = None, group: Any = None) -> str:
+    """Write this rank's record now, by default where a failure would. Returns the path; `{rank}` in it is the rank."""
+    from ddp import distributed
+
+    recorder = distributed._group(group).lane.recorder
+    if path is None:
+        path = Path(os.environ.get(DIRECTORY_VARIABLE) or ".") / "rank-{rank}.json"
+    path = str(path).replace("{rank}", str(recorder.rank))
+    recorder.write(path, "asked for")
+    return path
+
+
+_ROOT = str(Path(__file__).parent.parent) + os.sep
+_OURS = (_ROOT + "ddp" + os.sep, _ROOT + "core" + os.sep)
+
+
+def _site() -> tuple[CodeType | None, int]:
+    """The line outside of our packages from which a call was made. Code and number only: a frame would keep its values."""
+    frame: Any = sys._getframe(3)
+    for _ in range(40):
+        if frame is None:
+            break
+        code = frame.f_code
+        if not code.co_filename.startswith(_OURS):
+            return code, frame.f_lineno
+        frame = frame.f_back
+    return None, 0

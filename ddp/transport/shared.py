@@ -1,0 +1,388 @@
+"""Collectives of ranks that share memory: each reads what the others pinned up, where it is.
+
+Contract: as in `base`, for ranks that have places on one `Board`.
+- Every collective begins with a round in which each rank posts to each other one. The notes carry a mark made from the
+  `Call`; a rank that sees another mark than its own says in which call it is and learns in which the other one is.
+- Operands are combined in the order of the ranks, so the result does not depend on who came first, and every rank has
+  the same bits.
+- Two groups that have two ranks in common must make their calls in the same order on both.
+
+An all-reduce of up to `direct_bytes` is one round: each rank combines all arrays itself. A larger one goes in pieces of
+a slot, each cut into one chunk a rank: every rank pins up its part of the others' chunks, combines its own chunk from
+its own array and the others' slots, pins the result up into the hole that its own chunk left, and copies the others'
+results. So an array is written once and read twice, whatever the number of ranks, and what is written stays in the cache.
+
+Not here: waiting, failing and ranks of other hosts (`zeromq`), the memory (`board`).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
+from itertools import pairwise
+
+import numpy as np
+
+from ddp.transport.base import Call, Deadline, Subset, Transport, chunks, divide, reduction
+from ddp.transport.board import Board
+
+Slots = dict[int, int]  # rank -> the slot in which its note is
+
+
+class BoardCollectives(Transport):
+    """A transport whose collectives use a board, if it has one, and else those of the next class.
+
+    A member says whether all of its ranks are on the board (`_on_board`), where (`_places`, by rank) and how to wait.
+    """
+
+    _on_board = False
+    _board: Board
+    _places: Sequence[int]
+
+    @cached_property
+    def _everybody(self) -> tuple[int, ...]:
+        return tuple(self._others())
+
+    # -- what a member writes -----------------------------------------------------------------------------------------
+
+    def _begin(self, call: Call) -> None:
+        """Raise if no call can begin."""
+        raise NotImplementedError
+
+    def _await_note(self, peer: int, call: Call, deadline: Deadline) -> int:
+        """The slot of the next note of `peer`."""
+        raise NotImplementedError
+
+    def _await_slot(self, readers: Sequence[int], call: Call, deadline: Deadline) -> int:
+        """Claim a slot, once nobody reads it any more. `readers` are those of the next post."""
+        raise NotImplementedError
+
+    def _differ(self, peer: int, call: Call, deadline: Deadline) -> Exception:
+        """Tell the others our call, wait for the peer's, and return the error."""
+        raise NotImplementedError
+
+    # -- collectives --------------------------------------------------------------------------------------------------
+
+    def all_reduce(self, array: np.ndarray, op: str, call: Call, deadline: Deadline) -> None:
+        if not self._on_board:
+            return super().all_reduce(array, op, call, deadline)
+        self._reduce(array, op, None, call, deadline)
+
+    def reduce(self, array: np.ndarray, op: str, root: int, call: Call, deadline: Deadline) -> None:
+        if not self._on_board:
+            return super().reduce(array, op, root, call, deadline)
+        self._check_root(root, call)
+        self._reduce(array, op, root, call, deadline)
+
+    def broadcast(self, array: np.ndarray, root: int, call: Call, deadline: Deadline) -> None:
+        if not self._on_board:
+            return super().broadcast(array, root, call, deadline)
+        self._check_root(root, call)
+
+        def fill(span: slice, slot: int) -> None:
+            self._slot(self.rank, slot, span, array.dtype)[:] = array[span]
+
+        def take(span: slice, slots: Slots) -> None:
+            array[span] = self._slot(root, slots[root], span, array.dtype)
+
+        spans = _cut(array.size, self._slot_count(array.dtype))
+        if self.rank == root:
+            self._rounds(spans, fill, None, self._everybody, (), call, deadline)
+        else:
+            self._rounds(spans, None, take, (), (root,), call, deadline)
+
+    def all_gather(self, array: np.ndarray, call: Call, deadline: Deadline) -> np.ndarray:
+        if not self._on_board:
+            return super().all_gather(array, call, deadline)
+        out = np.empty((self.size, array.size), array.dtype)
+        self._gather(array, out, self._everybody, self._everybody, call, deadline)
+        return out
+
+    def gather(self, array: np.ndarray, root: int, call: Call, deadline: Deadline) -> np.ndarray | None:
+        if not self._on_board:
+            return super().gather(array, root, call, deadline)
+        self._check_root(root, call)
+        if self.rank != root:
+            self._gather(array, None, (root,), (), call, deadline)
+            return None
+        out = np.empty((self.size, array.size), array.dtype)
+        self._gather(array, out, (), self._everybody, call, deadline)
+        return out
+
+    def scatter(self, array: np.ndarray | None, root: int, call: Call, deadline: Deadline) -> np.ndarray:
+        if not self._on_board:
+            return super().scatter(array, root, call, deadline)
+        self._check_root(root, call)
+        if self.rank == root:
+            blocks = self._check_scatter(array, call)
+            self._deal(blocks, None, self._everybody, (), call, deadline)
+            return blocks[root].copy()
+        out = self._empty(call)
+
+        def take(span: slice, slots: Slots) -> None:
+            out[span] = self._share(root, slots[root], self.rank, span, out.dtype)
+
+        self._deal(out.reshape(1, -1), take, (), (root,), call, deadline)
+        return out
+
+    def reduce_scatter(self, array: np.ndarray, op: str, call: Call, deadline: Deadline) -> np.ndarray:
+        if not self._on_board:
+            return super().reduce_scatter(array, op, call, deadline)
+        combine = reduction(op, array.dtype, call)
+        self._check_blocks(array, call)
+        blocks = array.reshape(self.size, -1)
+        out = blocks[self.rank].copy()
+
+        def take(span: slice, slots: Slots) -> None:
+            self._combine(
+                lambda peer: self._share(peer, slots[peer], self.rank, span, array.dtype),
+                blocks[self.rank][span],
+                combine,
+                out[span],
+            )
+
+        self._deal(blocks, take, self._everybody, self._everybody, call, deadline)
+        if op == "avg":
+            divide(out, self.size)
+        return out
+
+    def all_to_all(self, array: np.ndarray, call: Call, deadline: Deadline) -> np.ndarray:
+        if not self._on_board:
+            return super().all_to_all(array, call, deadline)
+        self._check_blocks(array, call)
+        blocks = array.reshape(self.size, -1)
+        out = np.empty_like(blocks)
+        out[self.rank] = blocks[self.rank]
+
+        def take(span: slice, slots: Slots) -> None:
+            for peer, slot in slots.items():
+                out[peer, span] = self._share(peer, slot, self.rank, span, array.dtype)
+
+        self._deal(blocks, take, self._everybody, self._everybody, call, deadline)
+        return out.reshape(-1)
+
+    def barrier(self, call: Call, deadline: Deadline) -> None:
+        if not self._on_board:
+            return super().barrier(call, deadline)
+        self._rounds([slice(0, 0)], None, None, (), (), call, deadline)
+
+    # -- rounds -------------------------------------------------------------------------------------------------------
+
+    def _rounds(
+        self,
+        spans: Sequence[slice],
+        fill: Callable[[slice, int], None] | None,
+        take: Callable[[slice, Slots], None] | None,
+        readers: Sequence[int],
+        writers: Sequence[int],
+        call: Call,
+        deadline: Deadline,
+    ) -> None:
+        """For each span: fill a slot for the readers, then take from the slots of the writers.
+
+        The first round is with everybody, so that all ranks see that they are in the same call.
+        """
+        self._meet_strangers(call, deadline)
+        everybody, first = self._everybody, spans[0].start
+        for span in spans:
+            to, source = (everybody, everybody) if span.start == first else (readers, writers)
+            if to:
+                slot = self._await_slot(to, call, deadline)
+                if fill:
+                    fill(span, slot)
+                self._post(slot, to, call)
+            slots = self._notes(source, call, deadline)
+            if take:
+                take(span, slots)
+            self._done(source)
+
+    def _reduce(self, array: np.ndarray, op: str, root: int | None, call: Call, deadline: Deadline) -> None:
+        """All-reduce in place, or reduce in place on `root`."""
+        combine = reduction(op, array.dtype, call)
+        count = self._slot_count(array.dtype)
+        if array.nbytes <= min(self.tuning.direct_bytes, count * array.itemsize):
+            self._reduce_direct(array, combine, root, call, deadline)
+            if op == "avg" and root in (None, self.rank):
+                divide(array, self.size)
+        else:
+            self._reduce_pieces(array, combine, op == "avg", _cut(array.size, count), root, call, deadline)
+
+    def _reduce_direct(self, array, combine: np.ufunc, root: int | None, call: Call, deadline: Deadline) -> None:
+        span, mine = slice(0, array.size), -1
+
+        def fill(span: slice, slot: int) -> None:
+            nonlocal mine
+            self._slot(self.rank, slot, span, array.dtype)[:] = array
+            mine = slot
+
+        def take(span: slice, slots: Slots) -> None:
+            if root in (None, self.rank):
+                own = self._slot(self.rank, mine, span, array.dtype)  # the array itself is written to
+                self._combine(lambda peer: self._slot(peer, slots[peer], span, array.dtype), own, combine, array)
+
+        self._rounds([span], fill, take, (), (), call, deadline)
+
+    def _reduce_pieces(
+        self, array, combine: np.ufunc, average: bool, spans: list[slice], root: int | None, call: Call, deadline: Deadline
+    ) -> None:
+        dtype, everybody = array.dtype, self._everybody
+        self._meet_strangers(call, deadline)
+        slot = self._pin_others_chunks(array[spans[0]], call, deadline)
+        for span, following in pairwise([*spans, None]):
+            piece = array[span]
+            bounds = chunks(piece.size, self.size)
+            own = bounds[self.rank]
+            slots = self._notes(everybody, call, deadline)
+            result = self._slot(self.rank, slot, own, dtype)
+            self._combine(lambda peer: self._slot(peer, slots[peer], own, dtype), piece[own], combine, result)
+            if average:
+                divide(result, self.size)
+            self._done(everybody)
+            self._post(slot, everybody, call)
+            if root in (None, self.rank):
+                piece[own] = result
+            if following is not None:  # the others can go on with the next piece while we copy the results of this one
+                slot = self._pin_others_chunks(array[following], call, deadline)
+            for peer in everybody:
+                theirs = self._note(peer, call, deadline)
+                if root in (None, self.rank):
+                    piece[bounds[peer]] = self._slot(peer, theirs, bounds[peer], dtype)
+                self._done((peer,))
+
+    def _pin_others_chunks(self, piece: np.ndarray, call: Call, deadline: Deadline) -> int:
+        """Pin up a piece, but for the chunk that this rank reduces itself."""
+        everybody = self._everybody
+        own = chunks(piece.size, self.size)[self.rank]
+        slot = self._await_slot(everybody, call, deadline)
+        for span in (slice(0, own.start), slice(own.stop, piece.size)):
+            if span.start < span.stop:
+                self._slot(self.rank, slot, span, piece.dtype)[:] = piece[span]
+        self._post(slot, everybody, call)
+        return slot
+
+    def _gather(
+        self, array, out: np.ndarray | None, readers: Sequence[int], writers: Sequence[int], call: Call, deadline: Deadline
+    ) -> None:
+        def fill(span: slice, slot: int) -> None:
+            self._slot(self.rank, slot, span, array.dtype)[:] = array[span]
+
+        def take(span: slice, slots: Slots) -> None:
+            if out is not None:
+                out[self.rank, span] = array[span]
+                for peer, slot in slots.items():
+                    out[peer, span] = self._slot(peer, slot, span, array.dtype)
+
+        spans = _cut(array.size, self._slot_count(array.dtype))
+        self._rounds(spans, fill if readers else None, take, readers, writers, call, deadline)
+
+    def _deal(
+        self,
+        blocks: np.ndarray,
+        take: Callable[[slice, Slots], None] | None,
+        readers: Sequence[int],
+        writers: Sequence[int],
+        call: Call,
+        deadline: Deadline,
+    ) -> None:
+        """Rounds in which a writer's slot holds a share for each rank: a span of each of its blocks."""
+
+        def fill(span: slice, slot: int) -> None:
+            for peer in readers:
+                self._share(self.rank, slot, peer, span, blocks.dtype)[:] = blocks[peer, span]
+
+        spans = _cut(blocks.shape[1], max(1, self._slot_count(blocks.dtype) // self.size))
+        self._rounds(spans, fill if readers else None, take, readers, writers, call, deadline)
+
+    def _combine(self, theirs: Callable[[int], np.ndarray], own: np.ndarray, combine: np.ufunc, out: np.ndarray) -> None:
+        """out = the operands of all ranks, combined in the order of the ranks. `own` may be `out` on ranks 0 and 1."""
+        operands = (own if rank == self.rank else theirs(rank) for rank in range(self.size))
+        first = next(operands)
+        for operand in operands:
+            combine(first, operand, out=out)
+            first = out
+
+    # -- notes, by rank -----------------------------------------------------------------------------------------------
+
+    def _slot_count(self, dtype: np.dtype) -> int:
+        """How many elements fit into a slot."""
+        return self._board.layout.slot_bytes // dtype.itemsize
+
+    def _slot(self, rank: int, slot: int, span: slice, dtype: np.dtype) -> np.ndarray:
+        """Room for array[span] in a slot that holds one piece of the array, from its start if the piece is `span`."""
+        count = self._slot_count(dtype)
+        start = span.start % count
+        return self._board.array(self._places[rank], slot, slice(start, start + span.stop - span.start), dtype)
+
+    def _share(self, rank: int, slot: int, receiver: int, span: slice, dtype: np.dtype) -> np.ndarray:
+        """Room for one receiver's block[span] in a slot that is dealt out to all."""
+        start = receiver * max(1, self._slot_count(dtype) // self.size)
+        return self._board.array(self._places[rank], slot, slice(start, start + span.stop - span.start), dtype)
+
+    def _post(self, slot: int, readers: Sequence[int], call: Call) -> None:
+        self._board.post(slot, [self._places[peer] for peer in readers], mark(call))
+
+    def _notes(self, writers: Sequence[int], call: Call, deadline: Deadline) -> Slots:
+        return {peer: self._note(peer, call, deadline) for peer in writers}
+
+    def _note(self, peer: int, call: Call, deadline: Deadline) -> int:
+        """The slot of the next note of `peer`, which must be of the same call."""
+        slot = self._await_note(peer, call, deadline)
+        if self._board.mark(self._places[peer], slot) != mark(call):
+            raise self._differ(peer, call, deadline)
+        return slot
+
+    def _done(self, writers: Sequence[int]) -> None:
+        for peer in writers:
+            self._board.done(self._places[peer])
+
+    def _meet_strangers(self, call: Call, deadline: Deadline) -> None:
+        """An empty note to and from each rank that was not met in this generation: it has left all earlier calls."""
+        self._begin(call)
+        board = self._board
+        if board.strangers and (new := [peer for peer in self._everybody if self._places[peer] in board.strangers]):
+            self._post(self._await_slot(new, call, deadline), new, call)
+            self._notes(new, call, deadline)
+            self._done(new)
+            board.strangers.difference_update(self._places[peer] for peer in new)
+
+
+class HostSubset(BoardCollectives, Subset):
+    """Ranks of one host, out of a transport with a board."""
+
+    def __init__(self, whole: BoardCollectives, ranks: Sequence[int], places: Sequence[int]):
+        super().__init__(whole, ranks)
+        self._on_board = True
+        self._board = whole._board
+        self._places = places
+        self._boss = whole
+        self.tuning = whole.tuning
+
+    def _begin(self, call: Call) -> None:
+        self._boss._begin(call)
+
+    def _await_note(self, peer: int, call: Call, deadline: Deadline) -> int:
+        return self._boss._await_note(self._ranks[peer], call, deadline)
+
+    def _await_slot(self, readers: Sequence[int], call: Call, deadline: Deadline) -> int:
+        return self._boss._await_slot([self._ranks[peer] for peer in readers], call, deadline)
+
+    def _differ(self, peer: int, call: Call, deadline: Deadline) -> Exception:
+        return self._boss._differ(self._ranks[peer], call, deadline)
+
+
+def mark(call: Call) -> int:
+    """A number that stands for a call: two ranks in different calls have, but for one case in 2**31, different ones."""
+    name, number, *rest = call
+    return _digest(name, *rest) << 32 | number & 0xFFFFFFFF
+
+
+@lru_cache(maxsize=1024)
+def _digest(*parts: object) -> int:
+    return zlib.crc32(repr(parts).encode()) >> 1
+
+
+def _cut(count: int, step: int) -> list[slice]:
+    """0 … count in spans of at most `step`; no elements are one empty span."""
+    starts = range(0, count, step) or (0,)
+    return [slice(start, min(start + step, count)) for start in starts]

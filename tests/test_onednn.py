@@ -1,0 +1,373 @@
+"""oneDNN's kernels against the plain backend, and how the library is found, cached, owned and shared between threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_dtypes import bfloat16
+
+from core.backend import threads
+from core.backend.base import Backend, conv_out_shape
+from core.backend.cpu import CPUBackend, description
+from core.backend.onednn import kernels, library, primitives
+from core.errors import ArgumentError
+
+needs_library = pytest.mark.skipif(library.get() is None, reason=f"no oneDNN here: {library.reason()}")
+ROOT = Path(__file__).parent.parent
+
+
+class Plain(Backend):
+    """The oracle."""
+
+    device_type = "cpu"
+    array_type = np.ndarray
+    xp = np
+
+
+PLAIN, CPU = Plain(), CPUBackend()
+TOLERANCE = {np.dtype(np.float32): 2e-5, np.dtype(bfloat16): 2e-2}  # of the greatest magnitude in the result
+
+
+def drawn(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
+
+
+def close(found: Any, expected: Any, tolerance: float) -> None:
+    found, expected = ((a if isinstance(a, tuple) else (a,)) for a in (found, expected))
+    for f, e in zip(found, expected, strict=True):
+        assert f.shape == e.shape
+        f, e = f.astype(np.float64), e.astype(np.float64)
+        np.testing.assert_allclose(f, e, rtol=0, atol=tolerance * max(1.0, np.abs(e).max(initial=0)))
+
+
+# -- ways an array can lie -----------------------------------------------------------------------------------------------
+
+LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "packed": np.ascontiguousarray,
+    "transposed": np.asfortranarray,
+    "channels_last": lambda x: np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1),
+    "swapped": lambda x: np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2),
+    "every_second": lambda x: np.repeat(x, 2, axis=-1)[..., ::2],
+    "backwards": lambda x: np.ascontiguousarray(x[..., ::-1])[..., ::-1],
+    "window": lambda x: np.pad(x, [(1, 2)] * x.ndim)[tuple(slice(1, 1 + n) for n in x.shape)],
+}
+
+
+def repeated(x: np.ndarray) -> np.ndarray:
+    """Zero strides, as the gradient of a sum has."""
+    return np.broadcast_to(x[:1], x.shape)
+
+
+# -- the table -----------------------------------------------------------------------------------------------------------
+# a row: the kernel of the backends, its arrays, its parameters. Both backends get the same.
+
+Row = tuple[str, tuple[np.ndarray, ...], tuple[Any, ...]]
+
+
+def conv_rows() -> Iterator[tuple[str, Row]]:
+    geometries = [
+        # x, w, stride, padding, dilation, groups
+        ((2, 3, 9, 8), (4, 3, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+        ((1, 1, 7, 7), (1, 1, 7, 7), (1, 1), (0, 0), (1, 1), 1),
+        ((3, 8, 17, 15), (16, 4, 3, 2), (2, 3), (1, 0), (2, 1), 2),
+        ((2, 32, 8, 8), (32, 1, 3, 3), (1, 1), (1, 1), (1, 1), 32),
+        ((2, 17, 6, 6), (33, 17, 1, 1), (2, 2), (0, 0), (1, 1), 1),
+        ((4, 1, 12, 12), (16, 1, 5, 5), (1, 1), (2, 2), (1, 1), 1),
+        ((2, 5, 21), (7, 5, 4), (3,), (2,), (2,), 1),
+        ((2, 4, 5, 6, 7), (6, 2, 2, 3, 3), (1, 2, 1), (1, 1, 0), (1, 1, 2), 2),
+    ]
+    for x, w, *rest, groups in geometries:
+        stride, padding, dilation = rest
+        out = conv_out_shape(x[2:], w[2:], stride, padding, dilation)
+        places = (stride, padding, dilation, groups)
+        name, g = "x".join(map(str, x)), drawn(x[0], w[0], *out)
+        yield f"conv-{name}", ("conv", (drawn(*x), drawn(*w), drawn(w[0])), places)
+        yield f"conv_input_grad-{name}", ("conv_input_grad", (g, drawn(*w)), (x, *places))
+        yield f"conv_weight_grad-{name}", ("conv_weight_grad", (g, drawn(*x)), (w, *places))
+
+
+def pool_rows() -> Iterator[tuple[str, Row]]:
+    geometries = [
+        # x, k, stride, padding, dilation, columns beyond the last whole window (ceil_mode)
+        ((2, 3, 8, 8), (2, 2), (2, 2), (0, 0), (1, 1), 0),
+        ((1, 5, 9, 11), (3, 3), (2, 1), (1, 1), (1, 1), 0),
+        ((2, 2, 13), (4,), (3,), (2,), (1,), 1),
+        ((2, 17, 10, 9), (3, 2), (1, 2), (0, 1), (2, 3), 0),
+        ((1, 2, 6, 5, 7), (2, 2, 3), (2, 2, 2), (0, 1, 1), (1, 1, 1), 0),
+        ((1, 1, 20, 20), (17, 17), (1, 1), (0, 0), (1, 1), 0),  # more offsets than a byte can number
+    ]
+    for x, k, stride, padding, dilation, beyond in geometries:
+        out = tuple(n + beyond for n in conv_out_shape(x[2:], k, stride, padding, dilation))
+        name, g = "x".join(map(str, x)), drawn(*x[:2], *out)
+        a = drawn(*x)
+        yield f"max_pool-{name}", ("max_pool", (a,), (k, out, stride, padding, dilation))
+        won = PLAIN.max_pool(a, k, out, stride, padding, dilation)[1]
+        yield f"max_pool_grad-{name}", ("max_pool_grad", (g, won), (x, k, stride, padding, dilation))
+        if dilation == (1,) * len(k):
+            yield f"sum_pool-{name}", ("sum_pool", (a,), (k, out, stride, padding))
+            yield f"sum_pool_grad-{name}", ("sum_pool_grad", (g,), (x, k, stride, padding))
+
+
+def product_rows() -> Iterator[tuple[str, Row]]:
+    for x, y in [
+        ((64, 129), (129, 131)), ((1, 1024), (1024, 1025)), ((1025, 1), (1, 1027)), ((3, 5, 64, 33), (3, 5, 33, 70)),
+        ((7, 1, 64, 33), (5, 33, 120)), ((9, 64, 65), (65, 40)), ((150, 90), (4, 90, 50)), ((4, 6), (6, 5)),
+    ]:  # fmt: skip
+        yield f"matmul-{'x'.join(map(str, x))}", ("matmul", (drawn(*x), drawn(*y)), ())
+    for x, w in [((64, 129), (131, 129)), ((4, 33, 65), (200, 65)), ((2, 3), (4, 3)), ((65,), (7, 65))]:
+        yield f"linear-{'x'.join(map(str, x))}", ("linear", (drawn(*x), drawn(*w), drawn(w[0])), ())
+
+
+def row_rows() -> Iterator[tuple[str, Row]]:
+    for shape, dim in [((65, 67), 1), ((3, 5, 300), 2), ((70, 66), 0), ((1, 5000), 1), ((5000, 1), 1), ((4096,), 0), ((2, 3), 1)]:
+        name = "x".join(map(str, shape))
+        y = PLAIN.softmax(drawn(*shape), dim)
+        yield f"softmax-{name}", ("softmax", (drawn(*shape) * 5,), (dim,))
+        yield f"softmax_grad-{name}", ("softmax_grad", (drawn(*shape, seed=1), y), (dim,))
+    for shape, axes, affine in [
+        ((65, 129), (1,), (129,)), ((3, 50, 70), (2,), (70,)), ((9, 1000), (1,), (1000,)), ((2, 3), (1,), (3,)),
+        ((4, 6, 9, 7), (0, 2, 3), (1, 6, 1, 1)), ((2, 3, 41), (0, 2), (1, 3, 1)), ((300, 40), (0,), (40,)), ((3, 5, 2, 2), (0, 2, 3), (1, 5, 1, 1)),
+    ]:  # fmt: skip
+        x, w, b, g = drawn(*shape) + 3, drawn(*affine), drawn(*affine, seed=1), drawn(*shape, seed=1)
+        mean, var = PLAIN.moments(x, axes)
+        rstd = 1 / np.sqrt(var + np.float32(1e-5))
+        name = "x".join(map(str, shape))
+        yield f"moments-{name}", ("moments", (x,), (axes,))
+        yield f"standardize-{name}", ("standardize", (x, w, b), (mean, rstd, axes))
+        yield f"standardize_grad-{name}", ("standardize_grad", (g, x, w, b), (mean, rstd, axes))
+
+
+ROWS: dict[str, Row] = {
+    name: row for rows in (conv_rows, pool_rows, product_rows, row_rows) for name, row in rows()
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_same_numbers_as_the_plain_backend(name: str) -> None:
+    kernel, arrays, params = ROWS[name]
+    close(getattr(CPU, kernel)(*arrays, *params), getattr(PLAIN, kernel)(*arrays, *params), 2e-5)
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, "repeated"])
+def test_arrays_may_lie_as_they_like(layout: str) -> None:
+    lay = LAYOUTS.get(layout, repeated)
+    for name in [n for n, (_, arrays, _) in ROWS.items() if arrays[0].ndim > 1][::2]:
+        kernel, arrays, params = ROWS[name]
+        laid = [lay(a) if a.ndim > 1 else a for a in arrays]
+        kept = [a.copy() for a in laid]
+        found = getattr(CPU, kernel)(*laid, *params)
+        close(found, getattr(PLAIN, kernel)(*kept, *params), 2e-5)
+        for a, k in zip(laid, kept):
+            np.testing.assert_array_equal(a, k, err_msg=f"{name} changed its argument")
+
+
+@needs_library
+@pytest.mark.parametrize("name", [n for n in ROWS if not n.startswith(("max_pool", "standardize", "moments"))])
+def test_bfloat16(name: str) -> None:
+    """Against float32 on the rounded arrays: oneDNN accumulates in float32."""
+    kernel, arrays, params = ROWS[name]
+    half = [a.astype(bfloat16) for a in arrays]
+    found = getattr(CPU, kernel)(*half, *params)
+    if kernel in ("matmul", "conv", "linear") and arrays[0].ndim > 1:
+        assert found.dtype == bfloat16
+    close(found, getattr(PLAIN, kernel)(*[a.astype(np.float32) for a in half], *params), TOLERANCE[np.dtype(bfloat16)])
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_batches_of_none_and_one(n: int) -> None:
+    one, two, none = (1, 1), (2, 2), (0, 0)
+    x, w, g = drawn(n, 3, 6, 6), drawn(4, 3, 3, 3), drawn(n, 4, 4, 4)
+    for be in (CPU, PLAIN):
+        assert be.matmul(drawn(n, 5), drawn(5, 2)).shape == (n, 2)
+        assert be.linear(drawn(n, 5), drawn(2, 5), drawn(2)).shape == (n, 2)
+        assert be.conv(x, w, None, one, none, one, 1).shape == (n, 4, 4, 4)
+        assert be.conv_input_grad(g, w, x.shape, one, none, one, 1).shape == x.shape
+        assert be.conv_weight_grad(g, x, w.shape, one, none, one, 1).shape == w.shape
+        assert be.max_pool(x, two, (3, 3), two, none, one)[0].shape == (n, 3, 3, 3)
+        assert be.sum_pool(x, two, (3, 3), two, none).shape == (n, 3, 3, 3)
+    np.testing.assert_array_equal(CPU.matmul(drawn(3, 0), drawn(0, 2)), np.zeros((3, 2)))
+    assert not CPU.conv_weight_grad(g[:0], x[:0], w.shape, one, none, one, 1).any()
+
+
+def test_other_dtypes_are_the_plain_backends() -> None:
+    for dtype in (np.float64, np.int64):
+        x, y = drawn(130, 140).astype(dtype), drawn(140, 150).astype(dtype)
+        np.testing.assert_array_equal(CPU.matmul(x, y), x @ y)
+
+
+def test_values_that_are_not_finite() -> None:
+    x = drawn(2, 3, 40, 40)
+    x[0, 0, 0, 0], x[1, 1, 3, 3], x[1, 2] = np.nan, np.inf, -np.inf
+    geometry = ((2, 2), (20, 20), (2, 2), (0, 0), (1, 1))
+    for found, expected in zip(CPU.max_pool(x, *geometry), PLAIN.max_pool(x, *geometry)):
+        np.testing.assert_array_equal(found, expected)
+    masked = np.where(np.tri(80, dtype=bool), drawn(80, 80), np.float32(-np.inf))
+    close(CPU.softmax(masked, 1), PLAIN.softmax(masked, 1), 1e-6)
+    masked[3, 1] = np.nan
+    assert np.isnan(CPU.softmax(masked, 1)[3]).all()
+
+
+@needs_library
+def test_a_channels_last_image_stays_so() -> None:
+    x = LAYOUTS["channels_last"](drawn(2, 8, 6, 6))
+    y = CPU.conv(x, drawn(4, 8, 3, 3), None, (1, 1), (1, 1), (1, 1), 1)
+    assert y.shape == (2, 4, 6, 6) and y.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+# -- ownership, cache and threads ----------------------------------------------------------------------------------------
+
+
+@needs_library
+def test_nothing_leaks_and_nothing_is_destroyed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    primitives.clear()
+    monkeypatch.setattr(primitives, "CAPACITY", 5)
+    before = set(library.Handle.alive)
+
+    def some(n: int) -> None:
+        for i in range(n):
+            kernels.matmul(drawn(2 + i, 3), drawn(3, 4))
+            kernels.conv(drawn(1, 2, 5 + i, 5), drawn(3, 2, 2, 2), None, (4 + i, 4), (1, 1), (0, 0), (1, 1), 1)
+
+    some(5)
+    full = len(library.Handle.alive)
+    some(40)
+    assert len(primitives._mine.calls) == 5
+    assert len(library.Handle.alive) <= full + 20, "evicted calls keep their objects"
+    primitives.clear()
+    assert library.Handle.alive == before
+
+
+@needs_library
+def test_a_call_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    primitives.clear()
+    x, y = drawn(20, 30), drawn(30, 10)
+    first = kernels.matmul(x, y)
+    monkeypatch.setattr(primitives, "Builder", None)  # a second build would fail
+    assert first is not None
+    np.testing.assert_array_equal(kernels.matmul(x + 0, y + 0), first)
+
+
+@needs_library
+def test_threads_share_nothing() -> None:
+    """Many threads, the same and different shapes at once; their objects go with them."""
+    before, failures = len(library.Handle.alive), []
+    x, w = drawn(4, 8, 12, 12), drawn(16, 8, 3, 3)
+    expected = PLAIN.conv(x, w, None, (1, 1), (1, 1), (1, 1), 1)
+
+    def work(number: int) -> None:
+        try:
+            a, b = drawn(60 + number, 130), drawn(130, 140)
+            for _ in range(20):
+                close(CPU.conv(x, w, None, (1, 1), (1, 1), (1, 1), 1), expected, 2e-5)
+                close(CPU.matmul(a, b), a @ b, 2e-5)
+        except BaseException as error:  # noqa: BLE001 - shown by the main thread
+            failures.append(error)
+
+    workers = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+    for t in workers:
+        t.start()
+    for t in workers:
+        t.join()
+    assert not failures
+    assert len(library.Handle.alive) == before
+
+
+@needs_library
+def test_errors_name_the_call() -> None:
+    lib = library.get()
+    assert lib is not None
+    with pytest.raises(library.OneDNNError, match=r"dnnl_engine_create: expected status 0, got 2 \(invalid arguments\)"):
+        library.Handle(lib, "dnnl_engine", "create", library.CPU, 99)
+
+
+# -- finding it ----------------------------------------------------------------------------------------------------------
+
+
+def in_process(code: str, **variables: str) -> str:
+    """What the code prints in a process of its own."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+WHO = """
+import numpy as np
+from core.backend import cpu, get
+from core.backend.onednn import library
+x = np.ones((200, 200), np.float32)
+assert get("cpu").matmul(x, x)[0, 0] == 200
+print(cpu.description()["onednn"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("off", "none (LOCKSTEP_ONEDNN=off)"),
+        ("/nowhere/libdnnl.so.3", "none (/nowhere/libdnnl.so.3: "),
+        (sys.executable, f"none ({sys.executable}: "),  # a file, but no library
+        ("libc.so.6", "none (libc.so.6: "),  # a library, but not this one
+    ],
+)
+def test_without_the_library_numpy_computes(value: str, expected: str) -> None:
+    assert in_process(WHO, LOCKSTEP_ONEDNN=value).startswith(expected)
+
+
+@needs_library
+def test_the_path_may_be_given() -> None:
+    lib = library.get()
+    assert lib is not None
+    assert in_process(WHO, LOCKSTEP_ONEDNN=lib.path).startswith("3.")
+
+
+def test_importing_loads_nothing() -> None:
+    code = "from core.backend import get, threads, cpu; get('cpu'); from core.backend.onednn import library as l; print(l._tried)"
+    assert in_process(code) == "None"
+
+
+def test_description_is_text() -> None:
+    found = description()
+    assert set(found) == {"processor", "numpy", "blas", "onednn", "threads"}
+    assert all(type(v) is str and v for v in found.values())
+
+
+# -- how many threads ----------------------------------------------------------------------------------------------------
+
+
+def test_number_of_threads() -> None:
+    code = (
+        "import threading; from core.backend import threads, cpu; from core.backend.onednn import library as l;"
+        "print(threads.get_num_threads(), end=' '); threads.set_num_threads(2); print(threads.get_num_threads(), end=' ');"
+        "be = cpu.CPUBackend(); import numpy as np; x = np.ones((200, 200), 'f'); seen = [];"
+        "f = lambda: (be.matmul(x, x), seen.append(l.get().max_threads() if l.get() and l.get().max_threads else 2));"
+        "t = threading.Thread(target=f); t.start(); t.join(); print(seen[0])"
+    )
+    assert in_process(code, OMP_NUM_THREADS="3").split() == ["3", "2", "2"]
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, True, "2"])
+def test_wrong_numbers_of_threads(n: Any) -> None:
+    with pytest.raises(ArgumentError, match="set_num_threads: expected a positive number of threads, got"):
+        threads.set_num_threads(n)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_computes() -> None:
+    """OpenMP's threads do not survive a fork; a child that waited for them would hang."""
+    code = (
+        "import os, numpy as np; from core.backend import threads, get; be = get('cpu'); threads.set_num_threads(2);"
+        "x = np.ones((300, 300), 'f'); be.matmul(x, x); pid = os.fork();"
+        "pid or (be.matmul(x, x), os._exit(0 if threads.get_num_threads() == 1 else 3));"
+        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
+    )
+    # the second core's worth of threads is there whatever the machine has
+    assert in_process(code, OMP_NUM_THREADS="2") == "0"

@@ -563,6 +563,8 @@ def _python(value: Any, dtype: np.dtype) -> Any:
 
 
 def _rebuild(cls: type, array: np.ndarray, where: str, requires_grad: bool) -> Tensor:
+    import core.methods  # noqa: F401  # a new process may know of tensors only what it unpickles
+
     t: Any = object.__new__(cls)
     t._a = _moved(array, where)
     t._requires_grad = requires_grad

@@ -5,6 +5,7 @@ A type is a dtype on a device type. Calling it makes a tensor: of sizes without 
 
 from __future__ import annotations
 
+import core.methods  # Tensor's methods are there, whichever room is entered first
 from typing import Any
 
 from core import creation, dtypes

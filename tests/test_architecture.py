@@ -160,6 +160,15 @@ def test_importing_does_nothing(code, loaded):
     assert found == {"threads": 1, "files": 0, "loaded": loaded}
 
 
+ROOMS = ["nn", "optim", "utils.data", "vision.datasets", "serialize", "distributions", "amp", "autograd", "accelerator", "tensor_types"]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_tensors_have_their_methods_whichever_room_is_entered_first(room):
+    code = f"import core.{room}, json, numpy as np; from core._tensor import wrap; print(json.dumps((wrap(np.ones(2)) + 1).long().tolist()))"
+    assert run(code) == [2, 2]
+
+
 def test_packages_are_ours():
     found = run("import json, core, ddp, launch; print(json.dumps([core.__file__, ddp.__file__, launch.__file__]))")
     assert found == [str(ROOT / p / "__init__.py") for p in PACKAGES]

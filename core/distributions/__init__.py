@@ -1,5 +1,6 @@
 """torch.distributions: the ones that scripts use."""
 
+import core.methods  # Tensor's methods are there, whichever room is entered first
 from core.distributions import bernoulli, categorical, kl, normal, uniform
 from core.distributions.bernoulli import Bernoulli
 from core.distributions.categorical import Categorical

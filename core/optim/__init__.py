@@ -1,5 +1,6 @@
 """torch.optim: in order of increasing complexity."""
 
+import core.methods  # Tensor's methods are there, whichever room is entered first
 from core.optim import lr_scheduler, swa_utils
 from core.optim.adadelta import Adadelta
 from core.optim.adafactor import Adafactor

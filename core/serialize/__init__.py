@@ -8,6 +8,7 @@ By file: `archive` the zip container and atomic replacement, `unpickle` a pickle
 what names in a file may stand for, `writing` and `reading` the two directions, `safetensors` the other format.
 """
 
+import core.methods  # Tensor's methods are there, whichever room is entered first
 from core.serialize.reading import load
 from core.serialize.safetensors import load_safetensors, safetensors_metadata, save_safetensors
 from core.serialize.table import Storage, add_safe_globals, clear_safe_globals, get_safe_globals, safe_globals

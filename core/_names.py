@@ -2,6 +2,7 @@
 
 from core import functions as _functions
 from core import methods as _methods
+from core import sparse as _sparse
 from core import tensor_types as _tensor_types
 from core._tensor import Size, Tensor
 from core.autograd.grad_mode import (
@@ -62,6 +63,7 @@ from core.dtypes import (
 )
 from core.ops.shape import stack
 from core.settings import *  # noqa: F403
+from core.sparse import sparse_coo_tensor, spmm
 from core.printing import set_printoptions
 from core.rng import (
     Generator,
@@ -83,24 +85,24 @@ from core.rng import (
     set_rng_state,
 )
 
-# every method that is also a function: torch.exp(x) is x.exp()
-for _name in [*_methods.METHODS, "cat", "broadcast_tensors", "is_tensor", "numel", "rsub"]:
-    if _name not in (
-        "cpu",
-        "cuda",
-        "to",
-        "view",
-        "view_as",
-        "repeat",
-        "expand",
-        "expand_as",
-        "new_zeros",
-        "contiguous",
-    ):
+# what is a method and no function of torch's
+_METHODS_ONLY = {"cpu", "cuda", "to", "view", "view_as", "repeat", "expand", "expand_as", "contiguous", "type_as", "pin_memory", "is_pinned", "get_device", "sum_to"}  # fmt: skip
+# what is a function and no method
+_FUNCTIONS_ONLY = """
+    atleast_1d atleast_2d atleast_3d block_diag broadcast_shapes broadcast_tensors bucketize cartesian_prod cat cdist chain_matmul column_stack
+    combinations complex cumulative_trapezoid dstack einsum gradient hstack imag is_tensor isin meshgrid numel polar polygamma randint_like real rsub
+    searchsorted std_mean tensordot trapezoid vander var_mean view_as_complex view_as_real vstack where
+""".split()
+for _name in [*_methods.METHODS, *_FUNCTIONS_ONLY]:
+    if _name not in _METHODS_ONLY:
         globals()[_name] = _methods.find(_name)
+for _name, _known in _methods.ALIASES.items():
+    globals()[_name] = _methods.find(_known)
 concat = concatenate = _functions.cat
-std, var = _functions.std, _functions.var
-for _name in _methods.INPLACE:
-    globals()[_name + "_"] = getattr(Tensor, _name + "_")
+mm = _sparse.mm  # takes sparse matrices, too
+row_stack, trapz = _functions.vstack, _functions.trapezoid
+for _name in [*_methods.INPLACE, *_methods.ALIASES]:
+    if hasattr(Tensor, _name + "_"):
+        globals()[_name + "_"] = getattr(Tensor, _name + "_")
 globals().update(_tensor_types.CPU)
 set_default_tensor_type = _tensor_types.set_default_tensor_type

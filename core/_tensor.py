@@ -62,6 +62,7 @@ class Tensor:
     _hooks: dict[int, Any] | None = None
     _post_hooks: dict[int, Any] | None = None
     _retains = False
+    _inference = False  # made inside of `inference_mode`
 
     __array_priority__ = 1000.0  # np.float64(2) * tensor asks us
 
@@ -155,6 +156,39 @@ class Tensor:
     def is_cuda(self) -> bool:
         return backend.of(self._a).device_type == "cuda"
 
+    @property
+    def is_cpu(self) -> bool:
+        return backend.of(self._a).device_type == "cpu"
+
+    # kinds of tensors that torch has and that this one is not
+    is_sparse = is_sparse_csr = is_quantized = is_mps = is_xpu = is_meta = is_nested = is_mkldnn = False
+
+    @property
+    def layout(self) -> Any:
+        from core.settings import strided
+
+        return strided
+
+    @property
+    def itemsize(self) -> int:
+        return int(self._a.itemsize)
+
+    @property
+    def nbytes(self) -> int:
+        return int(self._a.nbytes)
+
+    def ndimension(self) -> int:
+        """The number of dimensions."""
+        return self._a.ndim
+
+    def storage_offset(self) -> int:
+        """How many elements after the start of its base this view starts."""
+        return 0 if self._base is None else (self.data_ptr() - self._base.data_ptr()) // self.element_size()
+
+    def is_inference(self) -> bool:
+        """Whether the tensor was made inside of `inference_mode`."""
+        return self._inference
+
     # -- values out ----------------------------------------------------------------------------------------------------
 
     def item(self) -> Any:
@@ -183,6 +217,18 @@ class Tensor:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def __array_wrap__(self, array: np.ndarray, context: Any = None, return_scalar: bool = False) -> Tensor:
+        return wrap(np.asarray(array))  # np.exp(tensor) is a tensor
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """The memory, for another library, by the DLPack protocol."""
+        if self._requires_grad:
+            raise GraphError("dlpack: expected a tensor that requires no grad, got one that does; use tensor.detach()")
+        return self._a.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._a.__dlpack_device__()
 
     def __bool__(self) -> bool:
         if self._a.size != 1:
@@ -228,6 +274,16 @@ class Tensor:
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if not self._a.ndim and spec else object.__format__(self, spec)
+
+    def to_sparse(self, sparse_dim: int | None = None) -> Tensor:
+        """The elements that are not zero, as coordinates and values (`core.sparse`)."""
+        from core import sparse
+
+        return sparse.to_sparse(self, sparse_dim)
+
+    def to_dense(self, dtype: Any = None) -> Tensor:
+        """The tensor itself: it is dense."""
+        return self if dtype is None else self.to(dtype)
 
     # -- the graph -----------------------------------------------------------------------------------------------------
 

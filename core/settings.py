@@ -9,13 +9,15 @@ import numpy as np
 
 from core import dtypes
 from core._tensor import Tensor
+from core.engine import mode
 from core.errors import ArgumentError, DTypeError
 
 __all__ = [
     "are_deterministic_algorithms_enabled", "can_cast", "channels_last", "channels_last_3d", "compile", "contiguous_format", "e",
-    "finfo", "get_float32_matmul_precision", "iinfo", "inf", "is_complex", "is_floating_point", "is_storage", "layout",
-    "memory_format", "nan", "newaxis", "pi", "preserve_format", "promote_types", "result_type", "set_float32_matmul_precision",
-    "set_flush_denormal", "strided", "use_deterministic_algorithms",
+    "finfo", "get_autocast_dtype", "get_float32_matmul_precision", "get_num_interop_threads", "get_num_threads", "iinfo", "inf",
+    "is_anomaly_enabled", "is_autocast_enabled", "is_complex", "is_floating_point", "is_storage", "layout", "memory_format", "nan", "newaxis",
+    "pi", "preserve_format", "promote_types", "result_type", "set_anomaly_enabled", "set_float32_matmul_precision", "set_flush_denormal",
+    "set_num_interop_threads", "set_num_threads", "sparse_coo", "strided", "typename", "use_deterministic_algorithms",
 ]  # fmt: skip
 
 inf, nan, pi, e = math.inf, math.nan, math.pi, math.e
@@ -42,7 +44,7 @@ class layout(_Word):
 
 contiguous_format, preserve_format = memory_format("contiguous_format"), memory_format("preserve_format")
 channels_last, channels_last_3d = memory_format("channels_last"), memory_format("channels_last_3d")
-strided = layout("strided")
+strided, sparse_coo = layout("strided"), layout("sparse_coo")
 
 
 # -- dtypes ------------------------------------------------------------------------------------------------------------
@@ -103,6 +105,13 @@ class iinfo:
         self.bits, self.max, self.min, self.dtype = info.bits, int(info.max), int(info.min), type.name
 
 
+def typename(obj: Any) -> str:
+    """The name of the type of a tensor, "torch.FloatTensor", or of any object."""
+    from core import functions
+
+    return functions.type_(obj) if isinstance(obj, Tensor) else f"{type(obj).__module__}.{type(obj).__qualname__}"
+
+
 # -- switches ----------------------------------------------------------------------------------------------------------
 
 _switches: dict[str, Any] = {"deterministic": False, "matmul": "highest"}
@@ -138,3 +147,48 @@ def set_flush_denormal(mode: bool) -> bool:
 def compile(model: Any = None, **options: Any) -> Any:
     """The model or function itself: there is nothing to compile. Also as a decorator, with or without options."""
     return (lambda f: f) if model is None else model
+
+
+def set_num_threads(n: int) -> None:
+    """How many threads the kernels of the CPU use."""
+    from core.backend import threads
+
+    threads.set_num_threads(n)
+
+
+def get_num_threads() -> int:
+    """How many threads the kernels of the CPU use."""
+    from core.backend import threads
+
+    return threads.get_num_threads()
+
+
+def set_num_interop_threads(n: int) -> None:
+    """Ops run one after the other here, whatever n is."""
+
+
+def get_num_interop_threads() -> int:
+    """1: see `set_num_interop_threads`."""
+    return 1
+
+
+def is_anomaly_enabled() -> bool:
+    """Whether `autograd.set_detect_anomaly` is on."""
+    return mode.anomaly
+
+
+def set_anomaly_enabled(enabled: bool, check_nan: bool = True) -> None:
+    """Turn `autograd.set_detect_anomaly` on or off."""
+    mode.anomaly = enabled
+
+
+def is_autocast_enabled(device_type: str | None = None) -> bool:
+    """Whether the code is inside of `autocast`, for this type of device or any."""
+    return mode.autocast is not None and device_type in (None, mode.autocast.device)
+
+
+def get_autocast_dtype(device_type: str) -> dtypes.dtype:
+    """The dtype that `autocast` computes in: the default one outside of it."""
+    if is_autocast_enabled(device_type):
+        return mode.autocast.fast_dtype
+    return dtypes.bfloat16 if device_type == "cpu" else dtypes.float16

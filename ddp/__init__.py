@@ -6,23 +6,49 @@ Importing this package opens nothing and loads little; names are loaded on first
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+_HERE = Path(__file__).parent
 _HOMES = {
     "DistributedDataParallel": "ddp.parallel",
     "DistributedSampler": "ddp.sampler",
-    "World": "ddp.env",
-    "world_from_env": "ddp.env",
+    "Lockstep": "ddp.lockstep",
+    "Shard": "ddp.lockstep",
+    "Step": "ddp.lockstep",
+    "ExcludedError": "ddp.lockstep",
+    "FingerprintError": "ddp.lockstep",
+    "DivergenceError": "ddp.lockstep",
+    "ExactDistributedSampler": "ddp.sampler",
+    "FileStore": "ddp.store",
+    "GradBucket": "ddp.comm_hooks",
+    "HashStore": "ddp.store",
+    "P2POp": "ddp.point_to_point",
+    "PrefixStore": "ddp.store",
     "ProcessGroup": "ddp.group",
+    "Sentinel": "ddp.sentinel",
+    "Store": "ddp.store",
+    "SyncBatchNorm": "ddp.sync_batchnorm",
+    "TCPStore": "ddp.store",
     "Work": "ddp.group",
+    "World": "ddp.env",
+    "batch_isend_irecv": "ddp.point_to_point",
+    "convert_sync_batchnorm": "ddp.sync_batchnorm",
+    "diagnose": "ddp.doctor",
+    "sum_over_ranks": "ddp.sampler",
+    "world_from_env": "ddp.env",
 }
+_RENAMED = {"dump_recorder": ("ddp.recorder", "dump")}
 
 
 def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
+    if name not in _HOMES and ((_HERE / f"{name}.py").exists() or (_HERE / name / "__init__.py").exists()):
+        return import_module(f"ddp.{name}")
+    home, known_as = _RENAMED.get(name, (_HOMES.get(name, "ddp.distributed"), name))
     try:
-        value = getattr(import_module(_HOMES.get(name, "ddp.distributed")), name)
+        value = getattr(import_module(home), known_as)
     except AttributeError:
         raise AttributeError(f"module 'ddp' has no attribute '{name}'") from None
     globals()[name] = value
@@ -31,4 +57,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     names = (n for n in vars(import_module("ddp.distributed")) if not n.startswith("_"))
-    return sorted({*globals(), *_HOMES, *names})
+    return sorted({*globals(), *_HOMES, *_RENAMED, *names})

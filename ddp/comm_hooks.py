@@ -25,18 +25,23 @@ class GradBucket:
 
     def __init__(self, bucket: Bucket, is_last: bool):
         self._bucket, self._is_last = bucket, is_last
+        self._buffer = bucket.gradients
 
     def buffer(self) -> Tensor:
         """All gradients, flat (n,); shares memory with them."""
-        return self._bucket.gradients
+        return self._buffer
 
     def set_buffer(self, buffer: Tensor) -> None:
-        """The gradients become these (n,)."""
-        self._bucket.gradients._a[...] = buffer._a.reshape(-1)
+        """Let `buffer` and `gradients` show this (n,), of any dtype, instead."""
+        self._buffer = buffer
 
     def gradients(self) -> list[Tensor]:
         """Each parameter's, as views of the buffer."""
-        return [wrap(view) for view in self._bucket.views]
+        flat, start, parts = self._buffer._a, 0, []
+        for p in self._bucket.params:
+            parts.append(wrap(flat[start : start + p._a.size].reshape(p._a.shape)))
+            start += p._a.size
+        return parts
 
     def parameters(self) -> list[Tensor]:
         """The parameters, in the order of `gradients`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import datetime
 import json
 import sys
 import threading
@@ -21,13 +22,15 @@ import numpy as np
 
 from core._tensor import Tensor, wrap
 from core.errors import ArgumentError, DTypeError, unknown_name
+from ddp import timeline
 from ddp.env import World, world_from_env
 from ddp.errors import DDPError, WorldError
-from ddp.group import Lane, ProcessGroup, Work, _seconds
+from ddp.group import NON_GROUP_MEMBER, WORLD, Lane, ProcessGroup, Work, _seconds
 from ddp.transport import TRANSPORTS, open_transport
 from ddp.transport.threads import run as _run_threads
 
 DEFAULT_TIMEOUT_S = 600.0
+default_pg_timeout = datetime.timedelta(seconds=DEFAULT_TIMEOUT_S)
 
 # who started us -> what we talk over, unless told
 _BY_LAUNCHER = {"openmpi": "mpi", "mpich": "mpi", "pmix": "mpi", "slurm": "mpi"}
@@ -48,15 +51,20 @@ class ReduceOp:
     AVG = "avg"
 
 
-class Group:
+class GroupMember:
     """Names for `group=`: WORLD is every rank."""
 
-    WORLD: Any = None
-    NON_GROUP_MEMBER: Any = object()
+    WORLD = WORLD
+    NON_GROUP_MEMBER = NON_GROUP_MEMBER
 
 
-group = Group
-GroupMember = Group
+class Backend(str):
+    """The name of a backend, in lower case."""
+
+    MPI, ZMQ, GLOO, NCCL, UCC, UNDEFINED = "mpi", "zmq", "gloo", "nccl", "ucc", "undefined"
+
+    def __new__(cls, name: str) -> Backend:
+        return super().__new__(cls, name.lower())
 
 
 class _State(threading.local):
@@ -105,6 +113,7 @@ def init_process_group(
         name = "loopback" if world.size == 1 else _BY_LAUNCHER.get(world.launcher, "zmq")
     transport = open_transport(name, world, timeout_s)
     _process = _first_group(Lane(transport), world, timeout_s)
+    _process.lane.timeline = timeline.start_if_asked(_process.lane.recorder)
     if world.size > 1:
         _tell_others_of_exceptions(_process)
     atexit.register(_leave)
@@ -142,7 +151,11 @@ def _tell_others_of_exceptions(pg: ProcessGroup) -> None:
         previous(kind, error, trace)
         sys.stderr.flush()
         if _process is pg:
-            pg.lane.transport.abort(f"{kind.__name__}: {error}")
+            text = f"{kind.__name__}: {error}"
+            pg.lane.recorder.write_on_failure(
+                text, getattr(error, "rank", None) if isinstance(error, DDPError) else pg.rank
+            )
+            pg.lane.transport.abort(text)
 
     sys.excepthook = hook
 
@@ -161,6 +174,8 @@ def destroy_process_group(group: ProcessGroup | None = None) -> None:
     if group is not None and group is not pg:
         return
     _groups_made.pop(id(pg.lane), None)
+    if pg.lane.timeline is not None:
+        timeline.stop()
     if _state.own is pg:
         _state.own = None
     else:
@@ -176,6 +191,7 @@ def run_threads(size: int, fn: Callable[[], Any], timeout_s: float = 60.0) -> li
     def main(transport: Any) -> Any:
         world = World(rank=transport.rank, size=size, local_rank=transport.rank, local_size=size, launcher="threads")
         _state.own = pg = _first_group(Lane(transport), world, timeout_s)
+        pg.lane.enter = lambda: setattr(_state, "own", pg)  # for callbacks, which run in the lane's thread
         try:
             return fn()
         finally:
@@ -220,6 +236,28 @@ def is_mpi_available() -> bool:
     return importlib.util.find_spec("mpi4py") is not None
 
 
+def is_gloo_available() -> bool:
+    """True: a script that asks for "gloo" gets a transport of ours for tensors on the CPU."""
+    return True
+
+
+def is_nccl_available() -> bool:
+    """Whether a script may ask for "nccl": there is a GPU to stage tensors from."""
+    from core import cuda
+
+    return bool(cuda.is_available())
+
+
+def is_ucc_available() -> bool:
+    """False: nothing of ours answers to that name on purpose."""
+    return False
+
+
+def is_backend_available(backend: str) -> bool:
+    """Whether `init_process_group` takes this name."""
+    return backend.lower() in TRANSPORTS or backend.lower() in _ALIASES
+
+
 def is_torchelastic_launched() -> bool:
     """False: torchrun started nothing here."""
     return False
@@ -240,6 +278,22 @@ def get_backend(group: Any = None) -> str:
     return _group(group).backend
 
 
+def get_backend_config(group: Any = None) -> str:
+    """The transport by device, as torch writes it."""
+    name = _group(group).backend
+    return f"cpu:{name},cuda:{name}"
+
+
+def get_default_backend_for_device(device: Any) -> str:
+    """The transport that moves tensors of this device: the same for all."""
+    return _group(None).backend if is_initialized() else "zmq"
+
+
+def get_node_local_rank(fallback_rank: int | None = None) -> int:
+    """This process's rank among those of its host."""
+    return get_world().local_rank if is_initialized() else (fallback_rank or world_from_env().local_rank)
+
+
 def get_world() -> World:
     """This process's place in the job, as the launcher described it."""
     return _group(None).world
@@ -247,15 +301,37 @@ def get_world() -> World:
 
 def new_group(ranks: Sequence[int] | None = None, timeout: Any = None, backend: Any = None, **_: Any) -> Any:
     """A group of some ranks. Every rank of the world calls it, in the same order; those outside get
-    `Group.NON_GROUP_MEMBER`.
+    `group.NON_GROUP_MEMBER`.
     """
     pg = _group(None)
     number = _groups_made[id(pg.lane)]
     _groups_made[id(pg.lane)] += 1
     members = sorted(range(pg.world.size) if ranks is None else ranks)
     if pg.world.rank not in members:
-        return Group.NON_GROUP_MEMBER
+        return NON_GROUP_MEMBER
     return ProcessGroup(pg.lane, pg.world, members, number, pg.timeout_s if timeout is None else _seconds(timeout))
+
+
+def new_subgroups(
+    group_size: int | None = None, group: Any = None, timeout: Any = None, backend: Any = None, **_: Any
+) -> tuple[ProcessGroup, list[Any]]:
+    """The world in groups of `group_size` neighbours (None: those of a host): this rank's, and all of them."""
+    world = _group(None).world
+    size = world.local_size if group_size is None else group_size
+    if size < 1 or world.size % size:
+        raise ArgumentError(
+            f"rank {world.rank}: new_subgroups: expected a group_size that divides the world size {world.size}, got {size}"
+        )
+    cuts = [list(range(start, start + size)) for start in range(0, world.size, size)]
+    return new_subgroups_by_enumeration(cuts, timeout)
+
+
+def new_subgroups_by_enumeration(
+    ranks_per_subgroup_list: Sequence[Sequence[int]], timeout: Any = None, backend: Any = None, **_: Any
+) -> tuple[Any, list[Any]]:
+    """A group for each list of ranks: this rank's (`group.NON_GROUP_MEMBER` if it is in none), and all of them."""
+    groups = [new_group(ranks, timeout) for ranks in ranks_per_subgroup_list]
+    return next((g for g in groups if g is not NON_GROUP_MEMBER), NON_GROUP_MEMBER), groups
 
 
 def get_group_rank(group: ProcessGroup, global_rank: int) -> int:
@@ -327,6 +403,29 @@ def scatter(
     """The tensor of rank r becomes scatter_list[r] of `src`."""
     pg = _group(group)
     return pg.scatter(tensor, scatter_list, pg.group_rank(src, "scatter"), async_op)
+
+
+def all_reduce_coalesced(
+    tensors: Sequence[Tensor], op: str = ReduceOp.SUM, group: Any = None, async_op: bool = False
+) -> Work | None:
+    """`all_reduce` of each tensor, as one call. In place."""
+    return _group(group).all_reduce_coalesced(tensors, op, async_op)
+
+
+def all_gather_coalesced(
+    output_tensor_lists: Sequence[Sequence[Tensor]], input_tensor_list: Sequence[Tensor], group: Any = None,
+    async_op: bool = False,
+) -> Work | None:  # fmt: skip
+    """output[r][i] becomes input i of rank r, on every rank."""
+    pg = _group(group)
+    if len(output_tensor_lists) != pg.size:
+        raise ArgumentError(
+            f"rank {pg.world.rank}: all_gather_coalesced: expected {pg.size} lists, one for each rank, got {len(output_tensor_lists)}"
+        )
+    work: Work | None = None
+    for i, t in enumerate(input_tensor_list):  # the last one ends last
+        work = pg.all_gather([theirs[i] for theirs in output_tensor_lists], t, async_op)
+    return work
 
 
 def reduce_scatter(

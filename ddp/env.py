@@ -8,6 +8,10 @@ A launcher is a row of `FLAVOURS`. The first row that tells a field wins; a late
 is an error, with one exception. A Slurm step may be a mere carrier, whose tasks are not ranks but the daemons or agents
 of another launcher: mpirun and torchrun start theirs by srun. So Slurm's row is silent where another launcher has left
 proof that it started this process.
+
+Ranks that srun starts need nothing else over MPI. Over ZeroMQ they need the job's key: LOCKSTEP_KEY_FILE with the path
+of a file that `ddprun keygen` made on a disk that all nodes see (`ddprun --launcher srun` sees to that). The host and
+port where they meet, and the job's name, are Slurm's, unless MASTER_ADDR, MASTER_PORT or LOCKSTEP_JOB tell others.
 """
 
 from __future__ import annotations
@@ -16,9 +20,12 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ddp.errors import WorldError
+
+# Ports for jobs that only Slurm describes.
+_SLURM_PORTS = range(20000, 30000)
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class World:
     master_port: int = 0
     job: str = ""  # name of the job, the same on all ranks; not a secret
     key_file: str = ""  # path of the file that holds the job's secret; never the secret itself
+    restart: int = 0  # how often the job has been started again after a failure
 
     def to_env(self) -> dict[str, str]:
         """The variables that tell a process its place, in the words of torchrun and ours: the row "ddprun"."""
@@ -48,6 +56,7 @@ class World:
             "MASTER_PORT": str(self.master_port or ""),
             "LOCKSTEP_JOB": self.job,
             "LOCKSTEP_KEY_FILE": self.key_file,
+            "LOCKSTEP_RESTART": str(self.restart),
         }
         return {name: value for name, value in env.items() if value}
 
@@ -124,10 +133,9 @@ def world_from_env(environ: Mapping[str, str] = os.environ) -> World:
         local_size=local_size,
         node_rank=node_rank[0].value if node_rank else 0,
         launcher=next(row.name for row in rows if environ.get(row.rank)),
-        master_addr=environ.get("MASTER_ADDR", ""),
-        master_port=_number("MASTER_PORT", environ["MASTER_PORT"]) if environ.get("MASTER_PORT") else 0,
-        job=environ.get("LOCKSTEP_JOB", ""),
         key_file=environ.get("LOCKSTEP_KEY_FILE", ""),
+        restart=_first_number(("LOCKSTEP_RESTART", "TORCHELASTIC_RESTART_COUNT"), environ),
+        **_meeting_point(rows, environ),
     )
 
 
@@ -197,6 +205,30 @@ def _check_agree(told: list[_Told]) -> None:
             )
 
 
+def _meeting_point(rows: list[Flavour], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Where rank 0 is, and the job's name. What the user or launcher tells goes before what Slurm's step means."""
+    slurm = _slurm_step(environ) if any(row.name == "slurm" for row in rows) else {}
+    told: dict[str, Any] = {
+        "master_addr": environ.get("MASTER_ADDR", ""),
+        "master_port": _first_number(("MASTER_PORT",), environ),
+        "job": environ.get("LOCKSTEP_JOB", ""),
+    }
+    return {field: value or slurm.get(field, value) for field, value in told.items()}
+
+
+def _slurm_step(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Task 0 is on the first node of the step. (SLURM_LAUNCH_NODE_IPADDR is where srun was typed: often elsewhere.)"""
+    variable = next((n for n in ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST") if environ.get(n)), "")
+    job, step = _first_number(("SLURM_JOB_ID",), environ), _first_number(("SLURM_STEP_ID",), environ)
+    if not variable or not job:
+        return {}
+    return {
+        "master_addr": _first_host(variable, environ[variable]),
+        "master_port": _SLURM_PORTS[(job * 16 + step) % len(_SLURM_PORTS)],  # below what systems give to anybody
+        "job": f"slurm-{job}.{step}",
+    }
+
+
 # -- values -----------------------------------------------------------------------------------------------------------
 
 
@@ -204,6 +236,21 @@ def _number(variable: str, text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise WorldError(f"environment: expected a whole number, 0 or more, got {variable}={text!r}; mend or unset it")
     return int(text)
+
+
+def _first_number(variables: tuple[str, ...], environ: Mapping[str, str]) -> int:
+    """Of the variables that are set; 0 if none is."""
+    return next((_number(name, environ[name]) for name in variables if environ.get(name)), 0)
+
+
+def _first_host(variable: str, text: str) -> str:
+    """Of "rack[2-3]-node[01-03,07],login": rack2-node01. Brackets hold numbers and ranges of them, by commas."""
+    match = re.match(r"(?:[\w.-]+|\[\d[\d,-]*\])+(?=,|$)", text, re.ASCII)
+    if not match:
+        raise WorldError(
+            f"environment: expected nodes, written as in node[01-03,07], got {variable}={text!r}; set MASTER_ADDR"
+        )
+    return re.sub(r"\[(\d+)[\d,-]*\]", r"\1", match[0])
 
 
 def _tasks_on(node: int, variable: str, text: str) -> int:

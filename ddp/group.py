@@ -26,6 +26,10 @@ from ddp.futures import Future
 from ddp.recorder import Recorder
 from ddp.transport.base import Call, Deadline, Transport
 
+# torch.distributed.group is a class with these two names; here it is this module
+WORLD: Any = None  # as `group=`: every rank
+NON_GROUP_MEMBER: Any = object()  # what `new_group` gives a rank that is not in the group
+
 
 class Work:
     """A call that is under way. `outputs` are the tensors that it fills."""
@@ -110,6 +114,8 @@ class Lane:
     def __init__(self, transport: Transport):
         self.transport = transport
         self.recorder = Recorder(transport.rank, transport.size)
+        self.timeline: Any = None  # a `ddp.timeline.Timeline`, if one is wanted
+        self.enter: Callable[[], None] = _nothing  # what the thread does first
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # held by whoever uses the transport
         self._waiting = 0  # works that are queued or running in the thread
@@ -140,6 +146,7 @@ class Lane:
         return work
 
     def _serve(self) -> None:
+        self.enter()
         while (work := self._queue.get()) is not None:
             with self._lock:
                 work._run()
@@ -193,6 +200,24 @@ class ProcessGroup:
             flat.store()
 
         return self._go("all_reduce", flat.array, op, task, [tensor], async_op)
+
+    def all_reduce_coalesced(self, tensors: Sequence[Tensor], op: str, async_op: bool = False) -> Any:
+        """One call for all; tensors of one dtype."""
+        flats = [Flat(t, writes=True) for t in tensors]
+        if not flats or any(f.array.dtype != flats[0].array.dtype for f in flats):
+            raise DTypeError(
+                f"rank {self.world.rank}: all_reduce_coalesced: expected tensors of one dtype, got {[str(t.dtype) for t in tensors]}"
+            )
+        together = np.concatenate([f.array for f in flats])
+
+        def task(call: Call, d: Deadline) -> None:
+            self.transport.all_reduce(together, op, call, d)
+            start = 0
+            for f in flats:
+                f.store(together[start : start + f.array.size])
+                start += f.array.size
+
+        return self._go("all_reduce", together, op, task, tensors, async_op)
 
     def reduce(self, tensor: Tensor, dst: int, op: str, async_op: bool = False) -> Any:
         flat = Flat(tensor, writes=True)

@@ -17,12 +17,13 @@ from core import backend
 from core._tensor import Tensor, wrap
 from core.engine import mode
 from core.errors import ArgumentError
-from core.nn import Module
+from core.nn.modules.module import Module
 from ddp import distributed, parallel_join
 from ddp.algorithms.join import Join, Joinable
 from ddp.comm_hooks import Hook, Hooked
 from ddp.group import ProcessGroup
-from ddp.reducer import Reducer, check_same_model
+from ddp.reducer import Reducer, check_same_model, default_bucket_bytes
+from ddp.timeline import watch_backward
 
 
 class DistributedDataParallel(Module, Joinable):
@@ -32,7 +33,8 @@ class DistributedDataParallel(Module, Joinable):
     forward in training mode so do the buffers, unless `broadcast_buffers` is false. With equal parts of a batch on
     each rank and a loss that is a mean, training equals one process on the whole batch. Unused parameters need no
     announcement; `static_graph` says that they never change, so that they hold nothing up. `find_unused_parameters` is
-    accepted for torch's sake, as is `gradient_as_bucket_view`, which is always so. `bucket_cap_mb` is in MiB.
+    accepted for torch's sake, as is `gradient_as_bucket_view`, which is always so. `bucket_cap_mb` is in MiB,
+    by default an eighth of the model and at most 25.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class DistributedDataParallel(Module, Joinable):
         self.broadcast_buffers = broadcast_buffers
         self.device_ids, self.output_device, self.dim = device_ids, output_device, dim
         self.static_graph = static_graph
-        self.bucket_bytes = int((25 if bucket_cap_mb is None else bucket_cap_mb) * 2**20)
+        self.bucket_bytes = (
+            default_bucket_bytes(list(module.parameters())) if bucket_cap_mb is None else int(bucket_cap_mb * 2**20)
+        )
         self.buffer_source = 0  # the rank of the group whose buffers all take over
         self._reducer: Reducer | None = None
         if group.size == 1:
@@ -84,9 +88,15 @@ class DistributedDataParallel(Module, Joinable):
             parallel_join.before_forward(self)
         if self.will_broadcast_buffers():
             broadcast_coalesced(list(self.module.buffers()), self.process_group, self.buffer_source)
+        if not r.recorder.listeners:
+            return self.module(*args, **kwargs)
+        if r.ended is not None:
+            r.recorder.span("optimizer, data and all else", r.ended)
+            r.ended = None
         began = time.perf_counter_ns()
         result = self.module(*args, **kwargs)
         r.recorder.span("forward", began)
+        watch_backward(r, result)
         return result
 
     def will_synchronise(self) -> bool:

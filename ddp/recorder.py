@@ -23,6 +23,8 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+from core.errors import ArgumentError
+
 FORMAT, VERSION = "lockstep flight record", 1
 DIRECTORY_VARIABLE = "LOCKSTEP_RECORD_DIR"
 _CALLS_VARIABLE = "LOCKSTEP_RECORD_CALLS"
@@ -83,7 +85,7 @@ class Recorder:
         self.made = 0  # calls so far
         # told of each call that has ended, and of each span: (name, begun, ended, the call if it is one)
         self.listeners: list[Callable[[str, int, int, Entry | None], None]] = []
-        self._ring: deque[Entry] = deque(maxlen=int(os.environ.get(_CALLS_VARIABLE) or 2000))
+        self._ring: deque[Entry] = deque(maxlen=_calls_kept())
         self._written = threading.Lock()  # taken by the first failure, whose file stays
         # what turns the clock of the entries into seconds since 1970
         self._zero = time.time() - time.perf_counter_ns() / 1e9
@@ -197,6 +199,15 @@ def dump(path: Any = None, group: Any = None) -> str:
     path = str(path).replace("{rank}", str(recorder.rank))
     recorder.write(path, "asked for")
     return path
+
+
+def _calls_kept() -> int:
+    text = os.environ.get(_CALLS_VARIABLE) or "2000"
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise ArgumentError(
+            f"flight recorder: expected a number of calls to keep, got {_CALLS_VARIABLE}={text!r}; mend or unset it"
+        )
+    return int(text)
 
 
 _ROOT = str(Path(__file__).parent.parent) + os.sep

@@ -26,10 +26,12 @@ import numpy as np
 from core import backend, engine
 from core._tensor import Tensor, wrap
 from core.errors import DTypeError, GraphError
-from ddp.errors import DDPError, MismatchError
+from ddp.errors import MismatchError
 from ddp.group import ProcessGroup
+from ddp.timeline import WAIT
 
 FIRST_BUCKET_BYTES = 1 << 20  # small, so that the first all-reduce starts early
+LARGEST_BUCKET_BYTES = 25 << 20  # torch's
 
 
 Member = tuple[int, str, Tensor]  # a parameter: its number in the model, its name, itself
@@ -65,27 +67,29 @@ class Bucket:
         """Member i has its gradient: it lives in the bucket from now on."""
         p, view = self.params[i], self.views[i]
         assert p._grad is not None
-        g = p._grad._a
-        if g is not view:
-            if g.dtype != view.dtype or g.shape != view.shape:
-                raise DTypeError(
-                    f"DistributedDataParallel: expected a gradient of {view.dtype}{list(view.shape)} for {self.names[i]}, as it was "
-                    f"at construction, got {g.dtype}{list(g.shape)}; convert the model before wrapping it"
-                )
-            view[...] = g
+        if p._a.dtype != view.dtype or p._a.shape != view.shape:
+            raise DTypeError(
+                f"DistributedDataParallel: expected {self.names[i]} to be {view.dtype}{list(view.shape)}, as it was at construction, "
+                f"got {p._a.dtype}{list(p._a.shape)}; convert the model before wrapping it"
+            )
+        if p._grad._a is not view:
+            view[...] = p._grad._a
             p._grad = wrap(view)
-        self.used[i] = 1
         self.missing.discard(i)
         self.absent.discard(i)
 
     def fill(self, local: bool = True) -> None:
-        """Members whose gradient did not arrive: one from an earlier backward counts, if `local`; none adds nothing."""
+        """Members whose gradient did not arrive: one from an earlier backward counts, if `local`; none adds nothing. Then say in
+        `used` who has one.
+        """
         for i in sorted(self.absent):
             if local and self.params[i]._grad is not None:
                 self.take(i)
             else:
                 self.views[i][...] = 0
-                self.used[i] = 0
+        self.used[...] = 1
+        for i in self.absent:
+            self.used[i] = 0
 
     def finish(self) -> None:
         """The reduction has ended: a parameter that was used anywhere has a gradient everywhere."""
@@ -94,12 +98,17 @@ class Bucket:
         used = backend.of(self.used).to_numpy(self.used)
         for i in self.absent:
             p = self.params[i]
-            if used[i] and p._grad is None and p._requires_grad:
+            if used[i] and p._requires_grad:
                 p._grad = wrap(self.views[i])
 
     def __str__(self) -> str:
         names = self.names[0] if len(self.names) == 1 else f"{self.names[0]} … {self.names[-1]}"
         return f"bucket {self.number} ({names})"
+
+
+def default_bucket_bytes(params: Sequence[Tensor]) -> int:
+    """An eighth of the model, so that there is something to overlap; no less than the first, no more than torch's 25 MiB."""
+    return min(max(sum(p._a.nbytes for p in params) // 8, FIRST_BUCKET_BYTES), LARGEST_BUCKET_BYTES)
 
 
 class Reduction(Protocol):
@@ -141,8 +150,12 @@ class Reducer:
         self.sync = True  # false inside no_sync: gradients stay local
         self.scale = 1.0  # on top of the average; see ddp.parallel_join
         self.step = 0  # synchronised backwards that have begun
+        self.began: int | None = None  # when the backward that is under way began, in ns; when the last one ended
+        self.ended: int | None = None
         self._arrivals: list[int] | None = []  # parameters in the order of the first backward; None once it is used
-        self._reached: set[int] | None = None  # parameters that the first backward reached here, if all others do the same
+        self._reached: set[int] | None = (
+            None  # parameters that the first backward reached here, if all others do the same
+        )
         self._next = 0  # the bucket that is reduced next
         self._walking = False
         self._build(range(len(self.params))[::-1])
@@ -150,8 +163,11 @@ class Reducer:
             _watch(p, weakref.ref(self), number)
 
     def reset(self) -> None:
-        """Forget a backward that an error has ended before its time."""
-        self._next, self._walking = 0, False
+        """Forget a backward that an error has ended before its time; wait for what it has begun, which still uses the buckets."""
+        if self._walking:
+            started, self._next, self._walking, self.began = self._next, 0, False, None
+            for bucket in self.buckets[:started]:
+                bucket.work.wait()
 
     def shadow(self) -> None:
         """Take part in one backward of the others, with no gradient of one's own."""
@@ -164,6 +180,10 @@ class Reducer:
         self._walking = True
         self.step += 1
         self.recorder.step = self.step
+        if self.began is None:
+            self.began = time.perf_counter_ns()
+        if self._arrivals is not None:
+            self._arrivals = []
         for bucket in self.buckets:
             bucket.begin()
 
@@ -193,8 +213,7 @@ class Reducer:
                 self._start(self.buckets[self._next])
 
     def _start(self, bucket: Bucket, local: bool = True) -> None:
-        if bucket.absent:
-            bucket.fill(local)
+        bucket.fill(local)
         self.recorder.about = bucket.__str__
         try:
             bucket.work = self.reduction.start(bucket)
@@ -211,6 +230,8 @@ class Reducer:
             for bucket in self.buckets[self._next :]:
                 self._start(bucket, local)
             self.reduction.agree(self.buckets)
+            assert self.began is not None
+            self.recorder.span("backward", self.began)
             began = time.perf_counter_ns()
             for bucket in self.buckets:
                 try:
@@ -222,9 +243,10 @@ class Reducer:
                     gradients = bucket.gradients._a
                     gradients *= gradients.dtype.type(self.scale)
                 bucket.finish()
-            self.recorder.span("wait for gradients", began)
+            self.recorder.span(WAIT, began)
+            self.ended = time.perf_counter_ns()
         finally:
-            self.reset()
+            self._next, self._walking, self.began = 0, False, None
         if self._arrivals is not None:
             self._rebuild()
 

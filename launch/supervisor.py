@@ -7,6 +7,8 @@ Contract
 - Each process leads a session of its own. What it leaves behind in its process group is killed soon after its end,
   and nothing outlives us, not even if we are killed.
 - The output of several processes is shown by whole lines, each behind its rank. A single process has our own streams.
+  Files get the bytes as they are.
+- `ear`, if given, tells us signals, a line each, and the end of the run by its own end: see `Process.commanded`.
 
 There are no threads: `preexec_fn` is not safe with them, and the parent-death signal follows the thread that forks.
 """
@@ -25,6 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import IO
 
@@ -49,11 +52,24 @@ class Patience:
     leftovers_s: float = 1.0  # for the children of a rank that has ended: so long until SIGTERM, so long until SIGKILL
 
 
-def run(plan: Plan, pass_fds: tuple[int, ...] = (), patience: Patience | None = None) -> int:
-    """Run the plan to its end; the exit status. For the main thread of a process that has no other thread."""
+@dataclass(frozen=True)
+class Outcome:
+    status: int  # for the shell
+    cause: str = ""  # which process failed, and how; empty if none did, or if a signal to us ended the run
+
+
+def run(
+    plan: Plan,
+    key_file: str = "",
+    pass_fds: tuple[int, ...] = (),
+    ear: int | None = None,
+    again: bool = False,  # a restart: files of output are continued
+    patience: Patience | None = None,
+) -> Outcome:
+    """Run the plan to its end. For the main thread of a process that has no other thread."""
     sys.stdout.flush()
     sys.stderr.flush()
-    return _Supervisor(plan, pass_fds, patience or Patience()).run()
+    return _Supervisor(plan, key_file, pass_fds, ear, again, patience or Patience()).run()
 
 
 # -- one run ----------------------------------------------------------------------------------------------------------
@@ -64,14 +80,26 @@ class _Child:
     process: Process
     popen: subprocess.Popen[bytes]
     errors: Lines | None  # its stderr; None where it writes to ours
+    orders: int | None = None  # the descriptor by which a commanded process hears of signals
     status: int | None = None  # as Popen tells it: -N for signal N
     ended_at: float = 0.0
     group_left: bool = True  # it, or something it started, may still be there
     group_told: bool = False  # what it left has got SIGTERM
 
     def send(self, number: int, group: bool) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            (os.killpg if group else os.kill)(self.popen.pid, number)
+        with suppress(ProcessLookupError, PermissionError, BrokenPipeError):
+            if self.orders is not None and number != signal.SIGKILL:
+                os.write(self.orders, b"%d\n" % number)
+            else:
+                (os.killpg if group else os.kill)(self.popen.pid, number)
+
+
+@dataclass
+class _Stream:
+    fd: int  # ours, where it is shown
+    lines: Lines
+    shown: bool
+    file: IO[bytes] | None  # where it is kept
 
 
 class _StartError(Exception):
@@ -79,9 +107,14 @@ class _StartError(Exception):
 
 
 class _Supervisor:
-    def __init__(self, plan: Plan, pass_fds: tuple[int, ...], patience: Patience):
+    def __init__(
+        self, plan: Plan, key_file: str, pass_fds: tuple[int, ...], ear: int | None, again: bool, patience: Patience
+    ):
         self.plan = plan
+        self.key_file = key_file
         self.pass_fds = pass_fds
+        self.ear = ear
+        self.again = again
         self.patience = patience
         self.children: list[_Child] = []
         self.cause: _Child | None = None  # the first that failed
@@ -91,11 +124,11 @@ class _Supervisor:
         self.interrupts = 0
         self.ending = False  # past the point where a second Ctrl-C would make it faster
         self.selector = selectors.DefaultSelector()
-        self.streams: dict[IO[bytes], tuple[int, Lines]] = {}  # of the children -> our descriptor, the text
+        self.streams: dict[IO[bytes], _Stream] = {}  # by the pipe that it comes through
         self.broken: set[int] = set()  # our streams that nobody reads any more
         self.began = time.monotonic()
 
-    def run(self) -> int:
+    def run(self) -> Outcome:
         with self._guarded(), self._signals():
             try:
                 self._start()
@@ -107,7 +140,7 @@ class _Supervisor:
                 pass
             except _StartError as error:
                 self._tell(str(error))
-                return 126
+                return Outcome(126)
             finally:
                 self._kill_all()
         return self._report()
@@ -115,6 +148,13 @@ class _Supervisor:
     # -- start and end
 
     def _start(self) -> None:
+        if self.plan.log_dir:
+            try:
+                os.makedirs(self.plan.log_dir, exist_ok=True)
+            except OSError as error:
+                raise _StartError(
+                    f"--log-dir: expected a directory, got {self.plan.log_dir}: {error.strerror}"
+                ) from error
         # Signals wait until all have started: between fork and exec a child still has our handlers.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
         try:
@@ -124,29 +164,36 @@ class _Supervisor:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    def _start_one(self, process: Process, prepare: Callable[[], None]) -> None:
-        alone = len(self.plan.processes) == 1
+    def _start_one(self, process: Process, prepare: Callable[[tuple[int, ...]], None]) -> None:
+        plan = self.plan
+        alone = len(plan.processes) == 1 and not (process.prefixed or plan.log_dir or plan.shown is not None)
+        ours = not self.children and self.ear is None  # as mpirun does: the first has our stdin
         try:
             popen = subprocess.Popen(
                 process.argv,
                 bufsize=0,
                 env={**os.environ, **process.env},
-                stdin=None if not self.children else subprocess.DEVNULL,  # as mpirun does: the first has our stdin
+                stdin=subprocess.PIPE if process.commanded else None if ours else subprocess.DEVNULL,
                 stdout=None if alone else subprocess.PIPE,
                 stderr=None if alone else subprocess.PIPE,
                 pass_fds=self.pass_fds,
                 start_new_session=True,
-                preexec_fn=prepare,
+                preexec_fn=partial(prepare, process.cores),
             )
         except OSError as error:
             raise _StartError(
-                f"rank {process.rank} did not start: expected to run {process.argv[0]}, got {error.strerror}"
+                f"{process.title} did not start: expected to run {process.argv[0]}, got {error.strerror}"
             ) from error
+        child = _Child(process, popen, None, popen.stdin.fileno() if popen.stdin else None)
+        self.children.append(child)
         self._tell_guard(f"+{popen.pid}")
         if popen.stdout:
-            self._open(popen.stdout, 1, process.rank)
-        errors = self._open(popen.stderr, 2, process.rank) if popen.stderr else None
-        self.children.append(_Child(process, popen, errors))
+            self._open(popen.stdout, 1, "out", process)
+        if popen.stderr:
+            child.errors = self._open(popen.stderr, 2, "err", process)
+        if child.orders is not None:
+            with open(self.key_file, "rb") as file, suppress(BrokenPipeError):
+                os.write(child.orders, file.read().strip() + b"\n")
 
     def _done(self) -> bool:
         if any(child.group_left for child in self.children):
@@ -162,9 +209,12 @@ class _Supervisor:
                 child.send(signal.SIGKILL, group=True)
                 child.popen.wait()
                 self._forget_group(child)
-            for stream in (child.popen.stdout, child.popen.stderr):
+            for stream in (child.popen.stdin, child.popen.stdout, child.popen.stderr):
                 if stream:
                     stream.close()
+        for to in self.streams.values():
+            if to.file:
+                to.file.close()
 
     # -- while it runs
 
@@ -194,6 +244,13 @@ class _Supervisor:
             if child.status is not None:
                 child.ended_at = time.monotonic()
                 ended.append(child)
+        self._judge(ended)
+        for child in self.children:
+            if child.status is not None and child.group_left:
+                self._reap_group(child)
+
+    def _judge(self, ended: list[_Child]) -> None:
+        """What it means that these have ended: here, that the first failure ends the run."""
         # Of several found at the same look, one that a signal killed died first: the others noticed, and said so.
         failed = sorted((child for child in ended if child.status), key=lambda child: (child.status or 0) > 0)
         if failed and self.cause is None and self.stop_signal is None:
@@ -201,9 +258,6 @@ class _Supervisor:
             term_at = self.cause.ended_at + self.patience.after_failure_s
             kill_at = term_at + self.patience.after_term_s
             self._begin_end([(term_at, signal.SIGTERM), (kill_at, signal.SIGKILL)])
-        for child in self.children:
-            if child.status is not None and child.group_left:
-                self._reap_group(child)
 
     def _reap_group(self, child: _Child) -> None:
         """See to what a rank that has ended left behind, such as the workers of a loader.
@@ -244,6 +298,8 @@ class _Supervisor:
         ear.setblocking(False)
         mouth.setblocking(False)
         self.selector.register(ear, selectors.EVENT_READ, lambda: ear.recv(4096))
+        if self.ear is not None:
+            self.selector.register(self.ear, selectors.EVENT_READ, self._listen)
         old_wakeup = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
         old = {signal.SIGCHLD: signal.signal(signal.SIGCHLD, lambda *_: None)}
         for number in FORWARDED:
@@ -258,6 +314,16 @@ class _Supervisor:
             self.selector.close()
             ear.close()
             mouth.close()
+
+    def _listen(self) -> None:
+        """A line of a few bytes, written at once, is read whole: the number of a signal. The end is SIGTERM."""
+        assert self.ear is not None
+        orders = os.read(self.ear, 4096)
+        if not orders:
+            self.selector.unregister(self.ear)
+        for order in orders.split() or [b"%d" % signal.SIGTERM]:
+            if order.isdigit() and int(order) in FORWARDED:
+                self._on_signal(int(order), None)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         """Forwards at once, even while we are stuck in a write that nobody reads."""
@@ -279,26 +345,50 @@ class _Supervisor:
 
     # -- output
 
-    def _open(self, stream: IO[bytes], fd: int, rank: int) -> Lines:
+    def _open(self, stream: IO[bytes], fd: int, kind: str, process: Process) -> Lines:
         terminal = os.isatty(fd) and os.environ.get("TERM") != "dumb"
-        lines = Lines(prefix(rank, terminal, colour=terminal and not os.environ.get("NO_COLOR")), terminal)
-        self.streams[stream] = fd, lines
+        colour = terminal and not os.environ.get("NO_COLOR")
+        lines = Lines(prefix(process.rank, terminal, colour) if process.prefixed else b"", terminal)
+        shown = self.plan.shown is None or process.rank in self.plan.shown
+        self.streams[stream] = _Stream(fd, lines, shown or not process.prefixed, self._file(kind, process))
         self.selector.register(stream, selectors.EVENT_READ, lambda: self._read(stream))
         return lines
 
+    def _file(self, kind: str, process: Process) -> IO[bytes] | None:
+        if not self.plan.log_dir:
+            return None
+        path = os.path.join(self.plan.log_dir, f"rank-{process.rank}.{kind}")
+        try:
+            return open(path, "ab" if self.again else "wb", buffering=0)
+        except OSError as error:
+            raise _StartError(f"--log-dir: expected to write {path}, got {error.strerror}") from error
+
     def _read(self, stream: IO[bytes]) -> None:
-        fd, lines = self.streams[stream]
+        to = self.streams[stream]
         data = os.read(stream.fileno(), 1 << 16)
-        if data:
-            self._show(fd, lines.feed(data))
-        else:
+        if not data:
             self._close(stream)
+            return
+        shown = to.lines.feed(data)
+        if to.shown:
+            self._show(to.fd, shown)
+        if to.file:
+            try:
+                _write(to.file.fileno(), data)
+            except OSError as error:  # a full disk; the run is more important
+                self._tell(f"{to.file.name} ends here: {error.strerror}")
+                to.file.close()
+                to.file = None
 
     def _close(self, stream: IO[bytes]) -> None:
-        fd, lines = self.streams.pop(stream)
+        to = self.streams.pop(stream)
         self.selector.unregister(stream)
         stream.close()
-        self._show(fd, lines.close())
+        if to.file:
+            to.file.close()
+        rest = to.lines.close()
+        if to.shown:
+            self._show(to.fd, rest)
 
     def _show(self, fd: int, data: bytes) -> None:
         if fd in self.broken:
@@ -314,25 +404,22 @@ class _Supervisor:
     def _tell(self, text: str) -> None:
         self._show(2, f"ddprun: {text}\n".encode())
 
-    def _report(self) -> int:
-        """The summary, on stderr; the exit status."""
-        ranks = ", ".join(str(child.process.rank) for child in self.survivors)
-        others = f"; {'rank' if len(self.survivors) == 1 else 'ranks'} {ranks} stopped" if ranks else ""
+    def _report(self) -> Outcome:
+        """The summary, on stderr."""
+        others = f"; {_names(self.survivors)} stopped" if self.survivors else ""
         if self.cause is not None:
             child, status = self.cause, self.cause.status or 0
+            name = child.process.title
             ending = f"exited with status {status}" if status > 0 else f"was killed by {_signal_name(-status)}"
-            self._tell(
-                f"rank {child.process.rank} (pid {child.popen.pid}) {ending} "
-                f"after {child.ended_at - self.began:.1f} s{others}"
-            )
+            self._tell(f"{name} (pid {child.popen.pid}) {ending} after {child.ended_at - self.began:.1f} s{others}")
             if child.errors is not None and child.errors.last:
-                self._tell(f"the last lines of rank {child.process.rank} on stderr were:")
+                self._tell(f"the last lines of {name} on stderr were:")
                 self._show(2, b"".join(b"    " + line + b"\n" for line in child.errors.last))
-            return status if status > 0 else 128 - status
+            return Outcome(status if status > 0 else 128 - status, f"{name} {ending}")
         if self.stop_signal is not None:
             self._tell(f"ended by {_signal_name(self.stop_signal)} after {time.monotonic() - self.began:.1f} s{others}")
-            return 128 + self.stop_signal
-        return 0
+            return Outcome(128 + self.stop_signal)
+        return Outcome(0)
 
     # -- the guard
 
@@ -358,7 +445,7 @@ class _Supervisor:
 # -- the system -------------------------------------------------------------------------------------------------------
 
 
-def _preparation(mask: set[signal.Signals | int]) -> Callable[[], None]:
+def _preparation(mask: set[signal.Signals | int]) -> Callable[[tuple[int, ...]], None]:
     """What a child does between fork and exec, with all that it needs loaded before.
 
     On Linux we also become the parent of orphans: so that the processes that a rank leaves behind can be waited for.
@@ -369,8 +456,10 @@ def _preparation(mask: set[signal.Signals | int]) -> Callable[[], None]:
         prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
         prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
-    def prepare() -> None:
+    def prepare(cores: tuple[int, ...]) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if cores:
+            os.sched_setaffinity(0, cores)
         if prctl:
             prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() != parent:  # it died before it could be noticed
@@ -387,6 +476,13 @@ def _write(fd: int, data: bytes) -> None:
             rest = rest[os.write(fd, rest) :]
         except BlockingIOError:
             select.select([], [fd], [])
+
+
+def _names(children: list[_Child]) -> str:
+    """ "rank 3", "ranks 0, 2", or what else they are called."""
+    if any(child.process.name for child in children):
+        return ", ".join(child.process.title for child in children)
+    return f"rank{'s' if len(children) > 1 else ''} {', '.join(str(child.process.rank) for child in children)}"
 
 
 def _signal_name(number: int) -> str:

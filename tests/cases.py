@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from core import functions
+from core import fft, functions, linalg
 from core.nn import functional
 from core.ops.op import OPS, Op
 
@@ -104,7 +104,7 @@ def c(*inputs: Any, **params: Any) -> Case:
 
 @dataclass(frozen=True)
 class Row:
-    name: str  # of an op, of a function of core.functions, or "F." and of a function of core.nn.functional
+    name: str  # of an op, of a function of core.functions, or after "F.", "linalg.", "fft." of core.nn.functional and so on
     oracle: Callable[..., Any]
     cases: tuple[Case, ...]
     torch: Any  # torch's name for it ("nn.functional.relu"), a function of (torch, *inputs, **params), or None: torch has not got it
@@ -113,8 +113,9 @@ class Row:
     @property
     def call(self) -> Callable[..., Any]:
         """What users call."""
-        if self.name.startswith("F."):
-            return getattr(functional, self.name[2:])
+        room, _, name = self.name.rpartition(".")
+        if room:
+            return getattr({"F": functional, "linalg": linalg, "fft": fft}[room], name)
         return OPS.get(self.name) or getattr(functions, self.name)
 
     def smooth(self, case: Case, number: int, x: Any) -> bool:
@@ -134,8 +135,9 @@ def required() -> set[str]:
     """Every name that must have a row. Functions of core.nn.functional have rows where they do more than call an op."""
     public = {
         k
-        for k, f in vars(functions).items()
-        if inspect.isfunction(f) and f.__module__ == functions.__name__ and k[0] != "_"
+        for family in functions.FAMILIES
+        for k, f in vars(family).items()
+        if inspect.isfunction(f) and f.__module__ == family.__name__ and k[0] != "_"
     }
     return set(OPS) | public - set(NOT_HERE)
 
@@ -144,7 +146,10 @@ def required() -> set[str]:
 NOT_HERE = {
     "to": "test_tensor", "transfer": "test_tensor", "cpu": "test_tensor", "cuda": "test_tensor", "type_": "test_tensor",
     "numel": "test_tensor", "is_tensor": "test_tensor", "equal": "test_tensor", "allclose": "test_tensor",
-    "broadcast_tensors": "test_tensor",
+    "broadcast_tensors": "test_tensor", "broadcast_shapes": "test_tensor", "type_as": "test_tensor", "get_device": "test_tensor",
+    "is_nonzero": "test_tensor", "is_same_size": "test_tensor", "is_signed": "test_tensor", "is_conj": "test_tensor", "pin_memory": "test_tensor",
+    "is_pinned": "test_tensor", "cauchy_": "test_oracle_ops", "geometric_": "test_oracle_ops", "log_normal_": "test_oracle_ops",
+    "poisson": "test_oracle_ops", "randint_like": "test_oracle_ops",
 }  # fmt: skip
 
 
@@ -830,5 +835,8 @@ FUNCTIONS = [
         c(n(2, 3, 4), p=1, dim=(0, 2)), c(n())),
 ]  # fmt: skip
 
-ROWS = {r.name: r for r in [*POINTWISE, *REDUCE, *SHAPE, *INDEX, *LINALG, *NN, *FUNCTIONS]}
+from tests.math_cases import MATH_ROWS  # noqa: E402  (they use what is above)
+from tests.nn_cases import NN_ROWS  # noqa: E402
+
+ROWS = {r.name: r for r in [*POINTWISE, *REDUCE, *SHAPE, *INDEX, *LINALG, *NN, *FUNCTIONS, *MATH_ROWS, *NN_ROWS]}
 IDS = [(name, k) for name, r in ROWS.items() for k in range(len(r.cases))]

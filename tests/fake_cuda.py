@@ -2,12 +2,17 @@
 
 `Array` is no ndarray, as CuPy's is none: NumPy can neither read it nor compute with it, and it refuses NumPy arrays as operands, values and
 indices. `xp` is the module that computes on it; like CuPy it returns arrays also where NumPy returns scalars. `FakeCUDA` is the real CUDA
-backend over that module, so its own code is tested, too. Not here: memory, streams, speed, and what CuPy has not got.
+backend over that module, so its own code is tested, too; with a `launch` (`tests.gpu.shim`) it runs our kernels as well.
+
+`xp.cuda` has streams, events and graphs. Work is done at once, except under capture: then it is written down, and done when the graph is
+launched; what a GPU cannot do there (wait, hand a value to the host, have a shape depend on values) is an error. Memory is counted by the
+backend's own counter. Not here: speed, concurrency, and what CuPy has not got.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +20,74 @@ from typing import Any
 import numpy as np
 
 from core.backend.cuda import CUDABackend
+
+# -- capture -----------------------------------------------------------------------------------------------------------
+
+
+class Graph:
+    """What was captured."""
+
+    def __init__(self) -> None:
+        self.steps: list[Callable[[], Any]] = []
+
+    def launch(self, stream: Any = None) -> None:
+        for step in self.steps:
+            step()
+
+    def upload(self, stream: Any = None) -> None:
+        pass
+
+
+class State:
+    """Of the one device."""
+
+    graph: Graph | None = None  # what is being captured
+    stream: Any = None
+    broken = False
+
+
+def _no_capture(what: str) -> None:
+    if State.graph is not None:
+        State.broken = True
+        raise RuntimeError(f"cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing: {what}")
+
+
+def _do(step: Callable[[], Any]) -> None:
+    """Work that changes memory: now, or when the graph is launched."""
+    if State.graph is not None:
+        State.graph.steps.append(step)
+    else:
+        step()
+
+
+def _new(compute: Callable[[], Any]) -> Any:
+    """Work that makes arrays. Under capture it is done for their shapes, and again with each launch."""
+    if State.graph is None:
+        return _up(compute())
+    with np.errstate(all="ignore"):
+        found = compute()
+    held = _up(found)
+
+    def again() -> None:
+        for old, new in zip(_hosts(held), _hosts(_up(compute()))):
+            if old.base is None:  # a view needs nothing
+                old[...] = new
+
+    State.graph.steps.append(again)
+    return held
+
+
+def _hosts(value: Any) -> list[np.ndarray]:
+    if isinstance(value, Array):
+        return [value.host]
+    return [h for v in value for h in _hosts(v)] if isinstance(value, (tuple, list)) else []
+
+
+_WRITERS = {"copyto", "at", "fill", "put", "place", "put_along_axis", "sort", "putmask"}
+_WAITERS = {"item", "tolist", "get", "nonzero", "unique", "argwhere", "flatnonzero", "array_equal", "allclose"}
+
+
+# -- arrays ------------------------------------------------------------------------------------------------------------
 
 
 def _down(value: Any) -> Any:
@@ -37,11 +110,19 @@ def _up(value: Any) -> Any:
     return value
 
 
-def _lifted(function: Callable[..., Any]) -> Callable[..., Any]:
+def _lifted(function: Callable[..., Any], name: str = "") -> Callable[..., Any]:
     def lifted(*args: Any, **kwargs: Any) -> Any:
-        out = kwargs.get("out")
-        result = function(*map(_down, args), **{k: _down(v) for k, v in kwargs.items()})
-        return _up(result) if out is None else out
+        def call() -> Any:
+            return function(*map(_down, args), **{k: _down(v) for k, v in kwargs.items()})
+
+        if name in _WAITERS:
+            _no_capture(name)
+        if kwargs.get("out") is not None:
+            _do(call)
+            return kwargs["out"]
+        if name in _WRITERS:
+            return _do(call)
+        return _new(call)
 
     return lifted
 
@@ -50,21 +131,32 @@ class Array:
     """An array on the fake device."""
 
     __array_ufunc__ = None  # np.exp(array), ndarray + array: a TypeError
+    allocate: Callable[[int], Any] | None = None  # the counting allocator of the backend that is open
 
     def __init__(self, host: np.ndarray):
         self.host = host
+        self._block = Array.allocate(host.nbytes) if Array.allocate is not None and host.base is None else None
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
 
-    def get(self) -> np.ndarray:
-        return self.host.copy()
+    def get(self, stream: Any = None, out: Any = None, blocking: bool = True) -> np.ndarray:
+        if out is None or blocking:
+            _no_capture("get")
+            if out is None:
+                return self.host.copy()
+        _do(lambda: np.copyto(out, self.host))
+        return out
+
+    def set(self, host: np.ndarray, stream: Any = None) -> None:
+        assert isinstance(host, np.ndarray) and host.shape == self.shape and host.dtype == self.host.dtype
+        _do(lambda: np.copyto(self.host, host))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # no way in for NumPy by __array_interface__
             raise AttributeError(name)
         value = getattr(self.host, name)
-        return _lifted(value) if callable(value) else _up(value)
+        return _lifted(value, name) if callable(value) else _up(value)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -83,28 +175,38 @@ class Array:
         return SimpleNamespace(id=0)
 
     def reshape(self, *shape: Any, order: str = "C") -> Array:  # CuPy's has no `copy`
-        return Array(self.host.reshape(*shape, order=order))
+        return _new(lambda: self.host.reshape(*shape, order=order))
 
     def __getitem__(self, index: Any) -> Array:
         index = _down(index)
-        found = self.host[index]
-        if not isinstance(found, np.ndarray):  # a 0-d view, where NumPy would hand out a scalar
-            found = self.host[(*index, ...) if isinstance(index, tuple) else (index, ...)]
-        return Array(found)
+        if any(isinstance(i, np.ndarray) and i.dtype == bool for i in (index if isinstance(index, tuple) else (index,))):
+            _no_capture("a boolean index")
+
+        def pick() -> np.ndarray:
+            found = self.host[index]
+            if not isinstance(found, np.ndarray):  # a 0-d view, where NumPy would hand out a scalar
+                found = self.host[(*index, ...) if isinstance(index, tuple) else (index, ...)]
+            return found
+
+        return _new(pick)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self.host[_down(index)] = _down(value)
+        index, value = _down(index), _down(value)
+        _do(lambda: self.host.__setitem__(index, value))
 
     def __iter__(self) -> Iterator[Array]:
         return (self[i] for i in range(len(self.host)))
 
     def __bool__(self) -> bool:
+        _no_capture("bool()")
         return bool(self.host)
 
     def __int__(self) -> int:
+        _no_capture("int()")
         return int(self.host)
 
     def __float__(self) -> float:
+        _no_capture("float()")
         return float(self.host)
 
     def __len__(self) -> int:
@@ -112,11 +214,16 @@ class Array:
 
 
 def _operator(name: str) -> Callable[..., Any]:
+    writes = name.startswith("__i") and name != "__invert__"
+
     def operator(self: Array, *others: Any) -> Any:
-        result = getattr(self.host, name)(*map(_down, others))
-        if name.startswith("__i") and name != "__invert__":
+        def compute() -> Any:
+            return getattr(self.host, name)(*map(_down, others))
+
+        if writes:
+            _do(compute)
             return self
-        return result if result is NotImplemented else _up(result)
+        return _new(compute)
 
     return operator
 
@@ -128,13 +235,137 @@ for _name in """
     setattr(Array, f"__{_name}__", _operator(f"__{_name}__"))
 
 
+# -- the device --------------------------------------------------------------------------------------------------------
+
+
+class Event:
+    """A moment: there is no waiting for it, since work is done at once."""
+
+    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False):
+        self.at_ms: float | None = None
+        self.done = True
+
+    def record(self, stream: Any = None) -> None:
+        self.at_ms = time.perf_counter() * 1e3
+
+    def synchronize(self) -> None:
+        _no_capture("Event.synchronize")
+
+
+class Stream:
+    """A queue of work, which is always empty."""
+
+    _made = 0
+
+    def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: int = 0):
+        Stream._made += 1
+        self.ptr = 0 if null else Stream._made
+        self.priority = priority
+        self._outer: list[Any] = []
+
+    @property
+    def done(self) -> bool:
+        _no_capture("Stream.done")
+        return True
+
+    def __enter__(self) -> Stream:
+        self._outer.append(State.stream)
+        State.stream = self
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        State.stream = self._outer.pop()
+
+    def synchronize(self) -> None:
+        _no_capture("Stream.synchronize")
+
+    def record(self, event: Any = None) -> Any:
+        event = Event() if event is None else event
+        event.record(self)
+        return event
+
+    def wait_event(self, event: Event) -> None:
+        assert event.at_ms is not None, "expected an event that was recorded"
+
+    def begin_capture(self, mode: Any = None) -> None:
+        if self.ptr == 0:
+            raise RuntimeError("cannot capture on the default stream")
+        assert State.stream is self and State.graph is None
+        State.graph, State.broken = Graph(), False
+
+    def end_capture(self) -> Graph:
+        graph, State.graph = State.graph, None
+        assert graph is not None
+        if State.broken:
+            raise RuntimeError("cudaErrorStreamCaptureInvalidated: operation failed due to a previous error during capture")
+        return graph
+
+    def is_capturing(self) -> bool:
+        return State.graph is not None
+
+
+class MemoryPool:
+    """Addresses, and no memory behind them."""
+
+    def __init__(self) -> None:
+        self.total, self.limit = 0, 0
+
+    def malloc(self, size: int) -> Any:
+        self.total += size
+        return SimpleNamespace(ptr=1 << 20, mem=SimpleNamespace(device_id=0, size=size))
+
+    def total_bytes(self) -> int:
+        return self.total
+
+    def free_all_blocks(self) -> None:
+        self.total = 0
+
+    def set_limit(self, size: int | None = None, fraction: float | None = None) -> None:
+        self.limit = size or 0
+
+
+class PinnedMemoryPointer(bytearray):
+    """Pinned memory of the host: anything that has the buffer protocol."""
+
+
+class Cuda:
+    """`cupy.cuda`"""
+
+    Stream, Event, MemoryPool, PinnedMemoryPointer = Stream, Event, MemoryPool, PinnedMemoryPointer
+    UnownedMemory = staticmethod(lambda ptr, size, owner, device: SimpleNamespace(ptr=ptr, size=size, owner=owner, device_id=device))
+    MemoryPointer = staticmethod(lambda mem, offset: SimpleNamespace(ptr=mem.ptr + offset, mem=mem))
+    alloc_pinned_memory = staticmethod(lambda size: PinnedMemoryPointer(size))
+    get_elapsed_time = staticmethod(lambda start, end: end.at_ms - start.at_ms)
+    using_allocator = staticmethod(lambda allocator: contextlib.nullcontext())
+
+    def __init__(self) -> None:
+        properties = {"name": b"Fake", "major": 9, "minor": 0, "totalGlobalMem": 1 << 30, "multiProcessorCount": 4}
+        self.null = Stream(null=True)
+        self.runtime = SimpleNamespace(
+            getDeviceCount=lambda: 1,
+            getDevice=lambda: 0,
+            getDeviceProperties=lambda index: properties,
+            deviceSynchronize=lambda: _no_capture("deviceSynchronize"),
+            memGetInfo=lambda: ((1 << 30) - 7, 1 << 30),
+        )
+
+    @contextlib.contextmanager
+    def Device(self, index: int) -> Iterator[None]:  # noqa: N802
+        if index != 0:
+            raise RuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+        yield
+
+    def get_current_stream(self) -> Stream:
+        return State.stream or self.null
+
+
 class _Function:
     """A function of the module; of ufuncs also `at`."""
 
-    def __init__(self, function: Any):
-        self.call = _lifted(function)
+    def __init__(self, function: Any, name: str):
+        self.call = _lifted(function, name)
         if hasattr(function, "at"):
-            self.at = _lifted(function.at)
+            self.at = _lifted(function.at, "at")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.call(*args, **kwargs)
@@ -151,25 +382,34 @@ class Module:
     ndarray = Array
     ogrid = _Grid()
     lib = SimpleNamespace(stride_tricks=SimpleNamespace(as_strided=_lifted(np.lib.stride_tricks.as_strided)))
-    cuda = SimpleNamespace(
-        runtime=SimpleNamespace(getDeviceCount=lambda: 1),
-        Device=lambda index: contextlib.nullcontext(),
-        get_current_stream=lambda: SimpleNamespace(synchronize=lambda: None),
-    )
+
+    def __init__(self) -> None:
+        self.cuda = Cuda()
+        self._pool, self._pinned = MemoryPool(), SimpleNamespace(free_all_blocks=lambda: None)
+
+    def get_default_memory_pool(self) -> MemoryPool:
+        return self._pool
+
+    def get_default_pinned_memory_pool(self) -> Any:
+        return self._pinned
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(np, name)
-        return _Function(value) if callable(value) and not isinstance(value, type) else value
+        return _Function(value, name) if callable(value) and not isinstance(value, type) else value
 
     @staticmethod
     def asarray(value: Any, dtype: Any = None) -> Array:
         if isinstance(value, Array) and dtype in (None, value.dtype):
             return value
-        return Array(np.array(value.host if isinstance(value, Array) else value, dtype=dtype))
+        return Module.array(value, dtype)
 
     @staticmethod
     def array(value: Any, dtype: Any = None, order: Any = "K") -> Array:
-        return Array(np.array(value.host if isinstance(value, Array) else value, dtype=dtype, order=order))
+        if isinstance(value, Array):
+            return _new(lambda: np.array(value.host, dtype=dtype, order=order))
+        if isinstance(value, np.ndarray):
+            _no_capture("a copy from memory that is not pinned")
+        return Array(np.array(value, dtype=dtype, order=order))
 
     @staticmethod
     def asnumpy(value: Array) -> np.ndarray:
@@ -179,6 +419,12 @@ class Module:
 class FakeCUDA(CUDABackend):
     """The row "cuda" of `core.backend.BACKENDS` while a test runs."""
 
+    kernels: Any = None  # a launcher; without one the plain kernels compute
+
     def __init__(self) -> None:
-        self.xp = Module()
-        self.array_type = Array
+        State.graph, State.stream = None, None
+        self._open(Module(), Array, self._launched if self.kernels is not None else None)
+        Array.allocate = staticmethod(self.memory.counted(self.xp.get_default_memory_pool().malloc))
+
+    def _launched(self, *args: Any) -> None:
+        _do(lambda: self.kernels(*args))

@@ -158,7 +158,71 @@ def objects():
         ddp.all_gather_object(out, object())
 
 
+def coalesced():
+    rank, size = rank_size()
+    a, b = core.full((2, 2), float(rank)), core.arange(3.0).t()
+    ddp.all_reduce_coalesced([a, b])
+    assert a.tolist() == [[sum(range(size))] * 2] * 2 and b.tolist() == [0.0, size, 2.0 * size]
+    out = [[core.zeros(2), core.zeros(1, dtype=core.int64)] for _ in range(size)]
+    ddp.all_gather_coalesced(out, [core.full((2,), float(rank)), core.tensor([rank])])
+    assert [[t.tolist() for t in ts] for ts in out] == each(size, lambda r: [[r, r], [r]])
+    with pytest.raises(TypeError, match="expected tensors of one dtype"):
+        ddp.all_reduce_coalesced([core.zeros(1), core.zeros(1, dtype=core.int64)])
+
+
+def batch_of_point_to_point():
+    rank, size = rank_size()
+    if size == 1:
+        return
+    got = core.zeros(1, dtype=core.int64)
+    ops = [ddp.P2POp(ddp.irecv, got, (rank - 1) % size), ddp.P2POp(ddp.isend, core.tensor([rank]), (rank + 1) % size)]
+    for work in ddp.batch_isend_irecv(ops):
+        work.wait()
+    assert got.item() == (rank - 1) % size
+    with pytest.raises(ValueError, match="expected op isend or irecv"):
+        ddp.P2POp(ddp.send, got, 0)
+
+
+def subgroups_of_neighbours():
+    rank, size = rank_size()
+    mine, groups = ddp.new_subgroups(1)
+    assert ddp.get_process_group_ranks(mine) == [rank] and len(groups) == size
+    mine, _ = ddp.new_subgroups()
+    t = core.ones(1)
+    ddp.all_reduce(t, group=mine)
+    assert t.item() == size
+    if size > 1:
+        with pytest.raises(ValueError, match="expected a group_size that divides"):
+            ddp.new_subgroups(size + 1)
+
+
+def callbacks_of_futures():
+    """They run before the next call, whenever that is made; what they call runs there, too."""
+    _, size = rank_size()
+    order = []
+
+    def again(future):
+        t = future.value()[0]
+        ddp.all_reduce(t)
+        order.append(t[0].item())
+        return t[0].item()
+
+    futures = [ddp.all_reduce(core.full((50_000,), float(i)), async_op=True).get_future().then(again) for i in range(4)]
+    assert ddp.futures.wait_all(futures) == order == [i * size**2 for i in range(4)]
+
+    def fails(future):
+        raise KeyError("mine")
+
+    bad = ddp.all_reduce(core.ones(1), async_op=True).get_future().then(fails).then(lambda f: f.value())
+    with pytest.raises(KeyError):
+        bad.wait()
+
+
 BODIES = [
+    coalesced,
+    batch_of_point_to_point,
+    subgroups_of_neighbours,
+    callbacks_of_futures,
     all_reduce,
     not_contiguous,
     broadcast,
@@ -197,7 +261,8 @@ MISTAKES = {
     ),
     "different shapes": (lambda rank: ddp.all_reduce(core.ones(2 + rank)), r"all_reduce #1 \(float32\[[23]\], sum\)"),
     "different dtypes": (
-        lambda rank: ddp.all_reduce(core.ones(2, dtype=core.float64 if rank else core.float32)), r"float(32|64)\[2\].*got .*float(64|32)\[2\]",
+        lambda rank: ddp.all_reduce(core.ones(2, dtype=core.float64 if rank else core.float32)),
+        r"float(32|64)\[2\].*got .*float(64|32)\[2\]",
     ),
     "different roots": (lambda rank: ddp.broadcast(core.ones(2), src=rank), r"broadcast #1 \(float32\[2\], root=[01]\)"),
 }  # fmt: skip
@@ -213,6 +278,37 @@ def test_ranks_that_disagree(name):
             ddp.barrier()  # the root of a broadcast is done before the others notice
 
     ddp.run_threads(2, body, timeout_s=20)
+
+
+def test_names_that_scripts_ask_for():
+    assert ddp.is_available() and ddp.is_gloo_available() and not ddp.is_ucc_available()
+    assert ddp.is_nccl_available() is core.cuda.is_available()
+    assert (
+        ddp.is_backend_available("gloo")
+        and ddp.is_backend_available("zmq")
+        and not ddp.is_backend_available("carrier pigeon")
+    )
+    assert ddp.Backend("GLOO") == ddp.Backend.GLOO == "gloo" and ddp.default_pg_timeout.total_seconds() == 600
+    assert ddp.group.WORLD is None and ddp.distributed_c10d.all_reduce is ddp.all_reduce
+
+    def body():
+        assert ddp.get_backend_config() == "cpu:threads,cuda:threads"
+        ddp.all_reduce(core.ones(1), group=ddp.group.WORLD)
+        assert ddp.new_group([0]) is not ddp.group.NON_GROUP_MEMBER or ddp.get_rank() == 1
+
+    ddp.run_threads(2, body)
+
+
+def test_monitored_barrier_names_who_is_missing():
+    def body():
+        if ddp.get_rank() == 1:
+            late.wait(5)
+        with pytest.raises(CoreError, match=r"expected rank 1 within 0\.2 s"):
+            ddp.monitored_barrier(timeout=0.2)
+        late.set()
+
+    late = threading.Event()
+    ddp.run_threads(3, body, timeout_s=20)
 
 
 # -- DistributedDataParallel

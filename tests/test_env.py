@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ddp.env import FLAVOURS, World, world_from_env
@@ -14,6 +16,7 @@ OURS = {
     "MASTER_PORT": "29500",
     "LOCKSTEP_JOB": "ab" * 16,
     "LOCKSTEP_KEY_FILE": "/dev/fd/3",
+    "LOCKSTEP_RESTART": "2",
 }
 OMPI = {
     "OMPI_COMM_WORLD_RANK": "1",
@@ -32,11 +35,14 @@ STEP = {
     "SLURM_LOCALID": "0",
     "SLURM_NODEID": "2",
 }
+NODES = {**STEP, "SLURM_STEP_ID": "3", "SLURM_STEP_NODELIST": "node[02-03,07],login", "SLURM_JOB_NODELIST": "login"}
+AT_NODE_2 = World(4, 7, 0, 2, 2, "slurm", "node02", 20115, "slurm-7.3")
 
 WORLDS = {
     "nothing": ({}, World()),
     "torchrun": (TORCH, World(5, 8, 1, 4, 1, "ddprun")),
-    "ddprun": (OURS, World(5, 8, 1, 4, 1, "ddprun", "10.0.0.1", 29500, "ab" * 16, "/dev/fd/3")),
+    "ddprun": (OURS, World(5, 8, 1, 4, 1, "ddprun", "10.0.0.1", 29500, "ab" * 16, "/dev/fd/3", 2)),
+    "torchrun, restarted": ({**TORCH, "TORCHELASTIC_RESTART_COUNT": "1"}, World(5, 8, 1, 4, 1, "ddprun", restart=1)),
     "kubernetes": ({"RANK": "1", "WORLD_SIZE": "2"}, World(1, 2, launcher="ddprun")),
     "mpirun": (OMPI, World(1, 2, 1, 2, launcher="openmpi")),
     "mpiexec.hydra": (HYDRA, World(3, 4, 1, 2, launcher="mpich")),
@@ -45,6 +51,16 @@ WORLDS = {
         {**STEP, "SLURM_PROCID": "6", "SLURM_NODEID": "3"},
         World(6, 7, 0, 1, 3, "slurm"),
     ),
+    "srun, with its nodes": (NODES, AT_NODE_2),
+    "srun, the job's nodes": (
+        {**NODES, "SLURM_STEP_NODELIST": "", "SLURM_JOB_NODELIST": "a1,b[2-3]"},
+        replace(AT_NODE_2, master_addr="a1"),
+    ),
+    "srun, told where to meet": (
+        {**NODES, "MASTER_ADDR": "h", "MASTER_PORT": "99", "LOCKSTEP_JOB": "ab", "LOCKSTEP_KEY_FILE": "/home/me/key"},
+        World(4, 7, 0, 2, 2, "slurm", "h", 99, "ab", "/home/me/key"),
+    ),
+    "srun, told the port alone": ({**NODES, "MASTER_PORT": "99"}, replace(AT_NODE_2, master_port=99)),
     "pmix and an exported size": ({"PMIX_RANK": "1", "WORLD_SIZE": "3"}, World(1, 3, launcher="pmix")),
     # several that agree
     "srun --mpi=pmi2": ({**STEP, "PMI_RANK": "4", "PMI_SIZE": "7"}, World(4, 7, 0, 2, 2, "mpich")),
@@ -94,6 +110,8 @@ ERRORS = {
     "exported job and srun": ({**STEP, "LOCKSTEP_JOB": "ab", "WORLD_SIZE": "1"}, "SLURM_STEP_NUM_TASKS=7"),
     "two MPIs": ({**OMPI, **HYDRA}, "OMPI_COMM_WORLD_RANK=1 and PMI_RANK=3"),
     "tasks per node": ({**STEP, "SLURM_STEP_TASKS_PER_NODE": "2(x3"}, r"written as in 2\(x3\),1"),
+    "node list": ({**NODES, "SLURM_STEP_NODELIST": "node[a-b]"}, r"as in node\[01-03,07\], got .*set MASTER_ADDR"),
+    "restart": ({**TORCH, "LOCKSTEP_RESTART": "x"}, "LOCKSTEP_RESTART='x'"),
     "no such node": ({**STEP, "SLURM_NODEID": "4"}, "tasks for node 4"),
 }
 
@@ -126,6 +144,7 @@ def test_what_is_not_known_is_not_told():
         "LOCAL_RANK": "0",
         "LOCAL_WORLD_SIZE": "1",
         "GROUP_RANK": "0",
+        "LOCKSTEP_RESTART": "0",
     }
 
 
@@ -136,3 +155,25 @@ def test_the_environment_is_the_default(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert world_from_env().rank == 1
+
+
+FIRST_HOSTS = {
+    "one": "one",
+    "a.b-c_d,e": "a.b-c_d",
+    "node7": "node7",
+    "node[01-03,07]": "node01",
+    "node[7,9-12],login": "node7",
+    "rack[2-3]-node[008-010]": "rack2-node008",
+    "n[1-2]x,m": "n1x",
+}
+
+
+@pytest.mark.parametrize("nodes, first", FIRST_HOSTS.items(), ids=FIRST_HOSTS)
+def test_first_host(nodes, first):
+    assert world_from_env({**NODES, "SLURM_STEP_NODELIST": nodes}).master_addr == first
+
+
+@pytest.mark.parametrize("nodes", ("[1-2", "node[]", "node[-1]", ",a", "a b"))
+def test_no_host(nodes):
+    with pytest.raises(WorldError, match="expected nodes"):
+        world_from_env({**NODES, "SLURM_STEP_NODELIST": nodes})

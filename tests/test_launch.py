@@ -13,17 +13,22 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ddp.env import FLAVOURS
-from launch import output, secret
+from launch import cli, doctor, output, secret, supervisor
 from launch.backends import LAUNCHERS, load_launcher
 from launch.backends.base import Plan, Process, Session
+from launch.backends.mpijob import yaml
 from launch.cli import main
-from launch.job import Job, job_from_args, usable_cores
+from launch.cores import shares, usable_cores
+from launch.hostfile import Host
+from launch.job import Job, job_from_args
 from launch.output import Lines
 
 pytestmark = pytest.mark.timeout(40)
@@ -45,7 +50,14 @@ def no_world(monkeypatch):
     for row in FLAVOURS:
         for name in (row.rank, row.size, row.local_rank):
             monkeypatch.delenv(name, raising=False)
-    for name in ("LOCKSTEP_JOB", "LOCKSTEP_KEY_FILE", "OMP_NUM_THREADS", "NO_COLOR", "PYTHONUNBUFFERED"):
+    for name in (
+        "LOCKSTEP_JOB",
+        "LOCKSTEP_KEY_FILE",
+        "LOCKSTEP_RESTART",
+        "OMP_NUM_THREADS",
+        "NO_COLOR",
+        "PYTHONUNBUFFERED",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -102,13 +114,38 @@ JOBS = {
     "-n": (["-n", "4", "{file}", "--lr", "0.1"], {"size": 4, "program": ("{file}",), "args": ("--lr", "0.1")}),
     "torchrun's": (["--nproc_per_node=3", "{file}"], {"size": 3, "program": ("{file}",)}),
     "torchrun's, dashes": (["--nproc-per-node", "3", "{file}"], {"size": 3, "program": ("{file}",)}),
-    "auto": (["-n", "auto", "{file}"], {"size": usable_cores(), "program": ("{file}",)}),
+    "auto": (["-n", "auto", "{file}"], {"size": len(usable_cores()), "program": ("{file}",)}),
     "a module": (["-n", "2", "-m", "pack.age", "-m"], {"size": 2, "program": ("-m", "pack.age"), "args": ("-m",)}),
     "the script's own": (
         ["{file}", "-n", "5", "--dry-run", "--", "-h"],
         {"args": ("-n", "5", "--dry-run", "--", "-h")},
     ),
     "dry run": (["--dry-run", "{file}"], {"dry_run": True, "args": ()}),
+    "a host of several": (
+        ["--nodes=2", "--node-rank", "1", "--rdzv", "a:7", "--key-file", "k", "{file}"],
+        {"nodes": 2, "node_rank": 1, "master_addr": "a", "master_port": 7, "key_file": "k", "launcher": "local"},
+    ),
+    "torchrun's hosts": (
+        "--nnodes=2 --node_rank=0 --rdzv_backend c10d --rdzv_id x --rdzv_endpoint=a --key-file k {file}".split(),
+        {"nodes": 2, "node_rank": 0, "master_addr": "a", "master_port": 29500, "name": "x"},
+    ),
+    "torchrun's master": (
+        "--nnodes 2 --node_rank 0 --master_addr 10.0.0.1 --master_port 7 --key-file k {file}".split(),
+        {"master_addr": "10.0.0.1", "master_port": 7},
+    ),
+    "master without a port": (["--master-addr", "a", "{file}"], {"master_addr": "a", "master_port": 29500}),
+    "torchrun's standalone": (["--standalone", "--nnodes=1", "{file}"], {"nodes": 1}),
+    "restarts": (["--restarts", "3", "{file}"], {"restarts": 3}),
+    "torchrun's restarts": (["--max_restarts=3", "{file}"], {"restarts": 3}),
+    "tee": (["--log-dir", "/l", "{file}"], {"log_dir": "/l", "shown": None}),
+    "files": (["--log-dir", "/l", "--output", "files", "{file}"], {"log_dir": "/l", "shown": ()}),
+    "ranks": (["-n", "4", "--ranks", "0,3", "{file}"], {"shown": (0, 3)}),
+    "bind": (["--bind", "cores", "{file}"], {"bind": True}),
+    "no bind": (["--bind", "none", "{file}"], {"bind": False}),
+    "mpirun": (
+        ["--launcher", "mpirun", "--launcher-args", "--output tag -x 'A B'", "{file}"],
+        {"launcher": "mpirun", "launcher_args": ("--output", "tag", "-x", "A B")},
+    ),
 }
 
 MISTAKES = {
@@ -120,7 +157,43 @@ MISTAKES = {
     "no module": (["-n", "2", "-m"], "required: script.py or module"),
     "no such file": (["nowhere.py"], r"existing file, got 'nowhere\.py'; looked in {cwd}"),
     "a directory": (["."], r"existing file, got '\.'"),
-    "unknown option": (["--nnodes", "2", "x.py"], "--nnodes"),
+    "no nodes": (["--nodes", "0", "x.py"], "1 or more, got '0'"),
+    "elastic nodes": (["--nodes", "1:2", "x.py"], "1 or more, got '1:2'"),
+    "node rank": (["--nodes", "2", "--node-rank", "2", "{file}"], "less than --nodes 2, got 2"),
+    "hosts without the rest": (["--nodes", "2", "{file}"], "--node-rank and --rdzv HOST:PORT and --key-file as well"),
+    "hosts without a key": (
+        "--nodes 2 --node-rank 0 --rdzv a:1 {file}".split(),
+        r"expected --key-file as .*ddprun keygen",
+    ),
+    "two endpoints": (["--rdzv", "a:1", "--master-port", "2", "{file}"], "one way to name the endpoint"),
+    "port": (["--rdzv", "a:0", "x.py"], "1 to 65535, got '0'"),
+    "no host": (["--rdzv", ":1", "x.py"], "name or an IPv4 address, got ':1'"),
+    "IPv6": (["--rdzv", "::1:80", "x.py"], "IPv4 address, got '::1:80'"),
+    "standalone": (["--standalone", "--nodes", "2", "{file}"], "one host, got --nodes 2"),
+    "patience": (["--rdzv-timeout", "nan", "x.py"], "seconds, more than 0, got 'nan'"),
+    "files nowhere": (["--output", "files", "{file}"], "add --log-dir"),
+    "prefix and files": (["--output", "prefix", "--log-dir", "l", "{file}"], "leave one of the two out"),
+    "ranks of nothing": (["--output", "files", "--log-dir", "l", "--ranks", "0", "{file}"], "use --output tee"),
+    "no such rank": (["-n", "2", "--ranks", "0,2", "{file}"], "below 2, got 2"),
+    "not ranks": (["--ranks", "0-2", "x.py"], "as in 0,3, got '0-2'"),
+    "mpirun's output": (["--launcher", "mpirun", "--ranks", "0", "{file}"], "got --launcher mpirun; .*--launcher-args"),
+    "unknown launcher": (["--launcher", "qsub", "x.py"], "'qsub'.*local.*ssh.*mpirun.*srun.*mpijob"),
+    "ssh without hosts": (["--launcher", "ssh", "{file}"], "--hostfile as well"),
+    "srun with a hostfile": (
+        ["--launcher", "srun", "--hostfile", "h", "{file}"],
+        "--launcher ssh or mpirun with it, got srun",
+    ),
+    "no hostfile": (["--hostfile", "nowhere", "{file}"], "--hostfile: expected a readable file"),
+    "mpijob without an image": (["--launcher", "mpijob", "x.py"], "--image as well"),
+    "mpijob, uneven": (
+        "--launcher mpijob --image i --nodes 2 -n 3 x.py".split(),
+        "as many ranks for each of 2 workers, got 3",
+    ),
+    "image alone": (["--image", "i", "{file}"], "--launcher mpijob with it, got local"),
+    "bound by mpirun": (["--launcher", "mpirun", "--bind", "cores", "{file}"], "--launcher local or ssh with it"),
+    "a host for mpirun": ("--launcher mpirun --node-rank 0 {file}".split(), "one command for all hosts with mpirun"),
+    "nodes for mpirun": ("--launcher mpirun --nodes 2 {file}".split(), "from --hostfile"),
+    "unknown option": (["--nnode", "2", "x.py"], "--nnode"),
 }
 
 
@@ -131,15 +204,16 @@ def test_job(args, fields, tmp_path):
     job = job_from_args([arg.format(file=file) for arg in args], environ={})
     for name, value in fields.items():
         if isinstance(value, tuple):
-            value = tuple(part.format(file=file) for part in value)
+            value = tuple(part.format(file=file) if isinstance(part, str) else part for part in value)
         assert getattr(job, name) == value
 
 
 @pytest.mark.parametrize("args, message", MISTAKES.values(), ids=MISTAKES)
 def test_mistake(args, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    Path("there.py").touch()
     with pytest.raises(SystemExit) as error:
-        main(args)
+        main([arg.format(file="there.py") for arg in args])
     assert error.value.code == 2
     assert re.search(message.format(cwd=re.escape(os.getcwd())), capsys.readouterr().err)
 
@@ -171,6 +245,16 @@ def test_an_interactive_slurm_step_is_no_job(monkeypatch, capsys):
 SESSION = Session(job="ab" * 16, master_port=29500, key_file="/dev/fd/7")
 
 
+MPI_ENV = {
+    "LOCKSTEP_JOB": "ab" * 16,
+    "LOCKSTEP_KEY_FILE": "/dev/fd/7",
+    "LOCKSTEP_RESTART": "0",
+    "PYTHONUNBUFFERED": "1",
+}
+HOSTS = (Host("a", 2), Host("me@b", 1))
+SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=5")
+
+
 def golden_env(rank: int, size: int, threads: str | None) -> dict[str, str]:
     env = {
         "RANK": str(rank),
@@ -182,6 +266,14 @@ def golden_env(rank: int, size: int, threads: str | None) -> dict[str, str]:
         "MASTER_PORT": "29500",
         "LOCKSTEP_JOB": "ab" * 16,
         "LOCKSTEP_KEY_FILE": "/dev/fd/7",
+        "LOCKSTEP_RESTART": "0",
+        "ROLE_RANK": str(rank),
+        "ROLE_WORLD_SIZE": str(size),
+        "ROLE_NAME": "default",
+        "GROUP_WORLD_SIZE": "1",
+        "TORCHELASTIC_RUN_ID": "ab" * 16,
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_MAX_RESTARTS": "0",
         "PYTHONUNBUFFERED": "1",
     }
     if threads:
@@ -189,35 +281,221 @@ def golden_env(rank: int, size: int, threads: str | None) -> dict[str, str]:
     return env
 
 
+MPIJOB = """\
+# Needs the Secret lockstep-key, made once by: \
+ddprun keygen key && kubectl create secret generic lockstep-key --from-file=key
+apiVersion: kubeflow.org/v2beta1
+kind: MPIJob
+metadata:
+  name: lockstep
+spec:
+  slotsPerWorker: 4
+  runPolicy:
+    cleanPodPolicy: Running
+    backoffLimit: 3
+  mpiReplicaSpecs:
+    Launcher:
+      replicas: 1
+      restartPolicy: Never
+      template:
+        spec:
+          containers:
+            - name: launcher
+              image: "hub.io/i:1"
+              volumeMounts:
+                - name: key
+                  mountPath: /run/lockstep
+                  readOnly: true
+              env:
+                - name: LOCKSTEP_JOB
+                  value: lockstep
+                - name: LOCKSTEP_KEY_FILE
+                  value: /run/lockstep/key
+                - name: PYTHONUNBUFFERED
+                  value: "1"
+              command:
+                - mpirun
+                - "-n"
+                - "8"
+                - "-x"
+                - LOCKSTEP_JOB
+                - "-x"
+                - LOCKSTEP_KEY_FILE
+                - "-x"
+                - PYTHONUNBUFFERED
+                - python3
+                - a.py
+          volumes:
+            - name: key
+              secret:
+                secretName: lockstep-key
+                defaultMode: 256
+    Worker:
+      replicas: 2
+      restartPolicy: Never
+      template:
+        spec:
+          containers:
+            - name: worker
+              image: "hub.io/i:1"
+              volumeMounts:
+                - name: key
+                  mountPath: /run/lockstep
+                  readOnly: true
+          volumes:
+            - name: key
+              secret:
+                secretName: lockstep-key
+                defaultMode: 256
+"""
 CHOOSE = "(set OMP_NUM_THREADS to choose another number)"
 PLANS = {
     "one": (
-        Job(size=1, program=("a.py",), python="py", cores=4),
+        Job(size=1, program=("a.py",), python="py", cores=(0, 1, 2, 3)),
         Plan(
-            (Process(0, ("py", "a.py"), golden_env(0, 1, "4")),),
+            (Process(0, ("py", "a.py"), golden_env(0, 1, "4"), prefixed=False),),
             (f"1 rank on 4 cores, 4 threads for each {CHOOSE}",),
         ),
     ),
     "two, a module with arguments": (
-        Job(size=2, program=("-m", "p.m"), args=("--lr", "a b"), python="py", cores=5),
+        Job(size=2, program=("-m", "p.m"), args=("--lr", "a b"), python="py", cores=(0, 1, 2, 3, 4)),
         Plan(
             tuple(Process(r, ("py", "-m", "p.m", "--lr", "a b"), golden_env(r, 2, "2")) for r in (0, 1)),
             (f"2 ranks on 5 cores, 2 threads for each {CHOOSE}",),
         ),
     ),
     "more ranks than cores": (
-        Job(size=3, program=("a.py",), python="py", cores=1),
+        Job(size=3, program=("a.py",), python="py", cores=(0,)),
         Plan(
             tuple(Process(r, ("py", "a.py"), golden_env(r, 3, "1")) for r in (0, 1, 2)),
             (f"3 ranks on 1 core, 1 thread for each {CHOOSE}",),
         ),
     ),
     "the user's threads": (
-        Job(size=1, program=("a.py",), python="py", cores=4, user_threads="3"),
+        Job(size=1, program=("a.py",), python="py", cores=(0, 1, 2, 3), user_threads="3"),
         Plan(
-            (Process(0, ("py", "a.py"), golden_env(0, 1, None)),),
+            (Process(0, ("py", "a.py"), golden_env(0, 1, None), prefixed=False),),
             ("1 rank on 4 cores, OMP_NUM_THREADS=3 as you set it",),
         ),
+    ),
+    "bound": (
+        Job(size=2, program=("a.py",), python="py", cores=(4, 6, 5), bind=True),
+        Plan(
+            tuple(Process(r, ("py", "a.py"), golden_env(r, 2, "1"), cores=((4,), (6,))[r]) for r in (0, 1)),
+            (f"2 ranks on 3 cores, each bound to its own, 1 thread for each {CHOOSE}",),
+        ),
+    ),
+    "too few to bind": (
+        Job(size=2, program=("a.py",), python="py", cores=(0,), bind=True),
+        Plan(
+            tuple(Process(r, ("py", "a.py"), golden_env(r, 2, "1")) for r in (0, 1)),
+            (f"2 ranks on 1 core, too few to bind each to its own, 1 thread for each {CHOOSE}",),
+        ),
+    ),
+    "output": (
+        Job(size=1, program=("a.py",), python="py", log_dir="/l", shown=()),
+        Plan(
+            (Process(0, ("py", "a.py"), golden_env(0, 1, "1"), prefixed=False),),
+            (f"1 rank on 1 core, 1 thread for each {CHOOSE}",),
+            log_dir="/l",
+            shown=(),
+        ),
+    ),
+    "ssh": (
+        Job(
+            size=3,
+            program=("a.py",),
+            args=("--lr", "a b"),
+            python="py",
+            directory="/my work",
+            exports=(("PATH", "/bin:/my bin"),),
+            launcher="ssh",
+            hostfile="hosts",
+            hosts=HOSTS,
+            bind=True,
+            log_dir="/l",
+            shown=(0, 2),
+            name="x",
+        ),
+        Plan(
+            tuple(
+                Process(
+                    rank,
+                    (
+                        *SSH,
+                        host.name,
+                        "cd '/my work' && exec env 'PATH=/bin:/my bin' LOCKSTEP_RESTART=0 "
+                        f"py -m launch -n {host.slots} --nodes 2 --node-rank {node} --rdzv a:29500 --rdzv-timeout 600 "
+                        "--key-file - --job x --bind cores --output tee --log-dir /l --ranks 0,2 a.py --lr 'a b'",
+                    ),
+                    {},
+                    name=f"host {host.name}",
+                    prefixed=False,
+                    commanded=True,
+                )
+                for node, (rank, host) in enumerate(zip((0, 2), HOSTS))
+            ),
+            ("3 ranks on 2 hosts of hosts, by ssh",),
+        ),
+    ),
+    "mpirun": (
+        Job(
+            size=2,
+            program=("a.py",),
+            args=("b",),
+            python="py",
+            exports=(("PATH", "/bin"),),
+            launcher="mpirun",
+            launcher_args=("--output", "tag"),
+            hostfile="hosts",
+        ),
+        Plan(
+            (
+                Process(
+                    0,
+                    (
+                        *"mpirun -n 2 --hostfile hosts -x LOCKSTEP_JOB -x LOCKSTEP_KEY_FILE -x LOCKSTEP_RESTART".split(),
+                        *"-x PYTHONUNBUFFERED -x PATH --output tag py a.py b".split(),
+                    ),
+                    MPI_ENV,
+                    name="mpirun",
+                    prefixed=False,
+                ),
+            ),
+            ("2 ranks by mpirun",),
+        ),
+    ),
+    "srun": (
+        Job(
+            size=4,
+            program=("a.py",),
+            python="py",
+            launcher="srun",
+            nodes=2,
+            name="x",
+            launcher_args=("-p", "gpu"),
+            master_addr="h",
+            master_port=7,
+        ),
+        Plan(
+            (
+                Process(
+                    0,
+                    (
+                        *"srun --ntasks=4 --label --kill-on-bad-exit=1 --export=ALL --nodes=2 --job-name=x".split(),
+                        *"-p gpu py a.py".split(),
+                    ),
+                    {**MPI_ENV, "MASTER_ADDR": "h", "MASTER_PORT": "7"},
+                    name="srun",
+                    prefixed=False,
+                ),
+            ),
+            ("4 ranks by srun",),
+        ),
+    ),
+    "mpijob": (
+        Job(size=8, program=("a.py",), launcher="mpijob", nodes=2, image="hub.io/i:1", restarts=3),
+        Plan((), manifest=MPIJOB),
     ),
 }
 
@@ -225,6 +503,45 @@ PLANS = {
 @pytest.mark.parametrize("job, plan", PLANS.values(), ids=PLANS)
 def test_plan(job, plan):
     assert load_launcher(job.launcher).plan(job, SESSION) == plan
+
+
+def test_plan_of_one_host_of_several():
+    """Ranks count on through hosts of different sizes."""
+    job = Job(size=2, program=("a.py",), python="py", nodes=3, node_rank=1, restarts=4, name="x")
+    session = replace(SESSION, master_addr="10.0.0.1", ranks=(4, 2, 1), restart=3)
+    plan = load_launcher("local").plan(job, session)
+    told = {
+        "WORLD_SIZE": "7",
+        "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "1",
+        "GROUP_WORLD_SIZE": "3",
+        "ROLE_WORLD_SIZE": "7",
+        "MASTER_ADDR": "10.0.0.1",
+        "LOCKSTEP_RESTART": "3",
+        "TORCHELASTIC_RUN_ID": "x",
+        "TORCHELASTIC_RESTART_COUNT": "3",
+        "TORCHELASTIC_MAX_RESTARTS": "4",
+    }
+    for local_rank, process in enumerate(plan.processes):
+        rank = str(4 + local_rank)
+        assert process.rank == int(rank) and process.prefixed
+        env = golden_env(local_rank, 2, "1") | told | {"RANK": rank, "ROLE_RANK": rank}
+        assert process.env == env
+    assert plan.notes == (f"node 1 of 3, from rank 4 of 7: 2 ranks on 1 core, 1 thread for each {CHOOSE}",)
+
+
+@pytest.mark.parametrize(
+    "cores, ranks, shared",
+    [((0, 1), 2, ((0,), (1,))), ((0, 2, 1, 3), 2, ((0, 2), (1, 3))), ((0, 1, 2), 2, ((0,), (1,))), ((0,), 2, ((), ()))],
+)
+def test_shares_of_cores(cores, ranks, shared):
+    assert shares(cores, ranks) == shared
+
+
+def test_yaml():
+    value = {"a": {}, "b": [1, "on", "a: b", [1, {"c": "d"}]], "e": {"f": [{"g": 1, "h": [True]}]}}
+    lines = ["a: {}", "b:", "  - 1", '  - "on"', '  - "a: b"', "  - - 1", "    - c: d", "e:", "  f:"]
+    assert yaml(value).splitlines() == [*lines, "    - g: 1", "      h:", "        - true"]
 
 
 def test_every_launcher_has_a_plan():
@@ -351,7 +668,7 @@ RUNS = {  # script, ranks -> exit status, lines of stdout sorted, what stderr sa
         "print({os.environ[n] for n in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS')})",
         2,
         0,
-        [f"[{rank}] {{'{max(1, usable_cores() // 2)}'}}" for rank in (0, 1)],
+        [f"[{rank}] {{'{max(1, len(usable_cores()) // 2)}'}}" for rank in (0, 1)],
         r"^ddprun: 2 ranks on \d+ cores?, \d+ threads? for each",
     ),
     "nested": (
@@ -403,7 +720,7 @@ for _ in range(500): sys.stdout.write(lines); sys.stderr.write(lines)"""
 
 def test_a_rank_that_cannot_start():
     plan = "Plan((Process(0, ('sleep', '100'), {}), Process(1, ('/no/such/python', 'a.py'), {})))"
-    run = f"from launch.supervisor import *; sys.exit(run({plan}))"
+    run = f"import sys; from launch.supervisor import *; sys.exit(run({plan}).status)"
     ended = subprocess.run([sys.executable, "-c", run], capture_output=True, timeout=DEADLINE_S)
     assert ended.returncode == 126
     assert (
@@ -428,8 +745,9 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from launch.backends.base import Plan, Process
 from launch.supervisor import Patience, run
-processes = [Process(rank, (sys.executable, sys.argv[2]), {"RANK": str(rank)}) for rank in range(int(sys.argv[1]))]
-sys.exit(run(Plan(tuple(processes)), patience=Patience(0.3, 0.3, 0.3, 0.3)))
+size, script = int(sys.argv[1]), sys.argv[2]
+processes = [Process(r, (sys.executable, script), {"RANK": str(r)}, prefixed=size > 1) for r in range(size)]
+sys.exit(run(Plan(tuple(processes)), patience=Patience(0.3, 0.3, 0.3, 0.3)).status)
 """
 HASTE = [sys.executable, "-c", HASTY]
 
@@ -591,11 +909,10 @@ def test_a_daemon_does_not_hold_us(script):
 # -- the secret -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", (secret._key_in_memory, secret._key_in_private_file))
+@pytest.mark.parametrize("make", (secret.job_key, secret.key_in_private_file))
 def test_a_key_can_be_read_again_and_goes_with_its_run(make):
-    with make() as (path, fds):
-        keys = {Path(path).read_text() for _ in range(2)}
-        assert [len(bytes.fromhex(key)) for key in keys] == [32]
+    with make(bytes(range(32))) as (path, fds):
+        assert {bytes.fromhex(Path(path).read_text()) for _ in range(2)} == {bytes(range(32))}
         if not fds:
             assert [os.stat(place).st_mode & 0o777 for place in (path, Path(path).parent)] == [0o600, 0o700]
     assert not Path(path).exists()
@@ -656,3 +973,244 @@ def test_a_bar_moves_at_once(no_color, expected, script, monkeypatch):
 
 def test_one_process_has_the_terminal_itself(script):
     on_terminal(b"prompt> True", script("print('prompt>', sys.stdout.isatty(), end='')\nwhile True: time.sleep(0.01)"))
+
+
+# -- restarts ---------------------------------------------------------------------------------------------------------
+
+
+def test_restarts(script):
+    """Each run is a new job with a new key; the last one's status is ours."""
+    body = """
+print(os.environ['LOCKSTEP_RESTART'], os.environ['LOCKSTEP_JOB'], open(os.environ['LOCKSTEP_KEY_FILE']).read())
+sys.exit(5 + int(os.environ['LOCKSTEP_RESTART']))"""
+    run = (
+        f"from launch import cli; cli.LONGEST_PAUSE_S = 0.01; sys.exit(cli.main(['--restarts', '2', {script(body)!r}]))"
+    )
+    ended = subprocess.run([sys.executable, "-c", f"import sys; {run}"], capture_output=True, timeout=DEADLINE_S)
+    assert ended.returncode == 7
+    runs = [line.split() for line in ended.stdout.decode().splitlines()]
+    assert [number for number, _, _ in runs] == ["0", "1", "2"]
+    assert len({job for _, job, _ in runs}) == len({key for _, _, key in runs}) == 3
+    told = [line for line in ended.stderr.decode().splitlines() if "restart" in line]
+    assert told == [
+        "ddprun: rank 0 exited with status 5: restart 1 of 2 in 0.01 s",
+        "ddprun: rank 0 exited with status 6: restart 2 of 2 in 0.01 s",
+    ]
+
+
+def test_pauses_grow(monkeypatch):
+    """1, 2, 4 … seconds, and not more than a minute."""
+    pauses = []
+    monkeypatch.setattr(cli.time, "sleep", pauses.append)
+    monkeypatch.setattr(cli, "_run_once", lambda *_: supervisor.Outcome(3, "rank 0 exited with status 3"))
+    assert main(["--restarts", "8", "-m", "x"]) == 3
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_no_restart_after_success(script):
+    body = "print(os.environ['LOCKSTEP_RESTART'])\nsys.exit(0 if os.environ['LOCKSTEP_RESTART'] == '1' else 3)"
+    ended = ddprun("--restarts", "5", script(body))
+    assert (ended.returncode, ended.stdout) == (0, b"0\n1\n")
+
+
+def test_no_restart_after_a_signal_to_us(script):
+    with running("--restarts", "5", "-n", "2", script(READY)) as process:
+        lines_of(process, 2)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 143 and b"restart" not in err
+
+
+def test_a_signal_while_we_pause(script):
+    with running("--restarts", "5", script("sys.exit(3)")) as process:
+        wait_for(lambda: b"restart 1 of 5" in process.stderr.readline(), "the announcement")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(DEADLINE_S) == 130
+
+
+def test_restarts_are_counted_on(script, monkeypatch):
+    """Where somebody else (Slurm's requeue, ssh's ddprun) has restarted us already."""
+    monkeypatch.setenv("LOCKSTEP_RESTART", "4")
+    ended = ddprun("--restarts", "1", script("print(os.environ['LOCKSTEP_RESTART'])\nsys.exit(3)"))
+    assert ended.stdout == b"4\n5\n"
+
+
+# -- files, and some ranks only ---------------------------------------------------------------------------------------
+
+SPEAK = "print('out', rank)\nos.write(2, b'err %d\\xff\\r\\n' % rank)"
+SHOWN = {
+    "tee": (["--log-dir", "{dir}"], ["[0] out 0", "[1] out 1"], True),
+    "tee, in so many words": (["--output", "tee", "--log-dir", "{dir}"], ["[0] out 0", "[1] out 1"], True),
+    "files": (["--output", "files", "--log-dir", "{dir}"], [], True),
+    "one rank": (["--ranks", "1"], ["[1] out 1"], False),
+    "one rank, files of all": (["--ranks", "1", "--log-dir", "{dir}"], ["[1] out 1"], True),
+}
+
+
+@pytest.mark.parametrize("args, shown, files", SHOWN.values(), ids=SHOWN)
+def test_output(args, shown, files, script, tmp_path):
+    place = tmp_path / "a" / "b"
+    ended = ddprun("-n", "2", *(arg.format(dir=place) for arg in args), script(SPEAK))
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(ended.stdout.decode().splitlines()) == shown
+    assert sorted(re.findall(rb"\[(\d)\] err", ended.stderr)) == [b"%d" % int(line[1]) for line in shown]
+    assert place.exists() == files
+    if files:
+        kept = {path.name: path.read_bytes() for path in place.iterdir()}
+        assert kept == {f"rank-{r}.out": b"out %d\n" % r for r in (0, 1)} | {
+            f"rank-{r}.err": b"err %d\xff\r\n" % r for r in (0, 1)
+        }
+
+
+def test_one_rank_with_files_has_no_prefix(script, tmp_path):
+    ended = ddprun("--log-dir", str(tmp_path), script(SPEAK))
+    assert ended.stdout == b"out 0\n" == (tmp_path / "rank-0.out").read_bytes()
+
+
+def test_the_cause_is_shown_though_its_output_is_not(script, tmp_path):
+    body = "time.sleep(0.2 * (1 - rank))\nsys.exit(f'no luck {rank}' if rank else 0)"
+    ended = ddprun("-n", "2", "--output", "files", "--log-dir", str(tmp_path), script(body))
+    assert ended.returncode == 1
+    assert ended.stderr.endswith(b"the last lines of rank 1 on stderr were:\n    no luck 1\n")
+
+
+def test_files_begin_anew_and_go_on_through_restarts(script, tmp_path):
+    path = script("print(os.environ['LOCKSTEP_RESTART'])\nsys.exit(os.environ['LOCKSTEP_RESTART'] == '0')")
+    for _ in range(2):
+        assert ddprun("--restarts", "1", "--log-dir", str(tmp_path), path).returncode == 0
+        assert (tmp_path / "rank-0.out").read_bytes() == b"0\n1\n"
+
+
+def test_no_place_for_files(script, tmp_path):
+    ended = ddprun("--log-dir", script("print('ran')"), script("print('ran')"))
+    assert ended.returncode == 126 and b"--log-dir: expected a directory" in ended.stderr and not ended.stdout
+
+
+@pytest.mark.skipif(len(usable_cores()) < 2, reason="one core cannot be shared out")
+def test_bind(script):
+    ended = ddprun("-n", "2", "--bind", "cores", script("print(sorted(os.sched_getaffinity(0)))"))
+    cores = shares(usable_cores(), 2)
+    assert sorted(ended.stdout.decode().splitlines()) == [f"[{rank}] {sorted(cores[rank])}" for rank in (0, 1)]
+    assert b"each bound to its own" in ended.stderr
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_command_is_called_with_what_follows(monkeypatch):
+    called = []
+    monkeypatch.setitem(cli.SUBCOMMANDS, "keygen", "launch.secret:told")
+    monkeypatch.setattr(secret, "told", called.append, raising=False)
+    assert main(["keygen", "-x", "y"]) == 0
+    assert called == [["-x", "y"]]
+
+
+def test_a_command_that_is_a_job(monkeypatch, capsys):
+    monkeypatch.setitem(cli.JOBS, "tune", ("ddp.__main__", "--tune"))
+    assert main(["tune", "-n", "2", "--dry-run", "--", "--max", "1"]) == 0
+    assert capsys.readouterr().out.count("-m ddp.__main__ --tune --max 1\n") == 2
+
+
+def test_a_command_that_is_not_installed(monkeypatch, capsys):
+    monkeypatch.setitem(cli.SUBCOMMANDS, "chaos", "ddp.no_such_module:main")
+    assert main(["chaos"]) == 2
+    assert "chaos: expected the module ddp.no_such_module, got none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", (["./doctor"], ["-n", "1", "doctor"], ["-n1", "doctor", "x"]))
+def test_a_script_of_a_commands_name(argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("doctor").write_text("")
+    assert main(["--dry-run", *argv]) == 0
+    assert re.search(r"(\./)?doctor( x)?\n$", capsys.readouterr().out)
+
+
+# -- the doctor -------------------------------------------------------------------------------------------------------
+
+
+def test_doctor(capsys):
+    """This machine runs the tests, so it is well."""
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) >= len(doctor.CHECKS)
+    assert all(re.match(r"OK      \S|note    \S", line) for line in lines)
+    for word in ("Python 3.", "with CURVE", "MPI", "/dev/shm", "open files", "cores", "127.0.0.1", "name"):
+        assert any(word in line for line in lines), word
+
+
+def test_doctor_with_a_problem(monkeypatch, capsys):
+    def broken():
+        yield doctor.Finding(doctor.PROBLEM, "it is broken", "mend it")
+        yield doctor.Finding(doctor.NOTE, "else it is well")
+
+    monkeypatch.setattr(doctor, "CHECKS", (broken,))
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().out == "problem it is broken; mend it\nnote    else it is well\n"
+
+
+PROBES = {
+    "it says": ("say(x=1)", {"x": 1}),
+    "it raises": ("import no_such_library", {"error": "ModuleNotFoundError: No module named 'no_such_library'"}),
+    "it crashes": ("import os; os.abort()", {"error": "exit status -6"}),
+    "it hangs": ("import time; time.sleep(100)", {"error": "no answer within 0.5 s"}),
+}
+
+
+@pytest.mark.parametrize("code, answer", PROBES.values(), ids=PROBES)
+def test_doctor_asks(code, answer, monkeypatch):
+    monkeypatch.setattr(doctor, "PROBE_S", 0.5 if "hangs" in answer.get("error", "") or "sleep" in code else DEADLINE_S)
+    assert doctor._probe(code) == answer
+
+
+SAME_MPI = [
+    ("Open MPI v5.0.11", "mpiexec (Open MPI) 5.0.11\n", True),
+    ("Open MPI v4.1.4", "mpiexec (OpenRTE) 4.1.4\n", True),
+    ("Open MPI v5.0.11", "mpiexec (OpenRTE) 4.1.4\n", False),
+    ("MPICH Version:      4.2.3", "HYDRA build details:\n    Version:    4.2.3\n", True),
+    ("MPICH Version:      4.2.3", "mpiexec (Open MPI) 4.2.3\n", False),
+]
+
+
+@pytest.mark.parametrize("library, mpiexec, same", SAME_MPI)
+def test_doctor_compares_mpis(library, mpiexec, same):
+    assert doctor._same_mpi(library, mpiexec) == same
+
+
+def test_doctor_tries_an_endpoint(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "CHECKS", ())
+    assert main(["doctor", "--rdzv", f"127.0.0.1:{cli._free_port()}"]) == 0
+    assert re.match(r"note    127.0.0.1:\d+ does not answer here and now: .*--key-file PATH", capsys.readouterr().out)
+
+
+def test_doctors_meet(tmp_path):
+    key, endpoint = tmp_path / "key", f"127.0.0.1:{cli._free_port()}"
+    assert main(["keygen", str(key)]) == 0
+    argv = [sys.executable, "-m", "launch", "doctor", "--nodes", "2", "--rdzv", endpoint, "--key-file", str(key)]
+    with subprocess.Popen([*argv, "--node-rank", "1"], stdout=subprocess.PIPE, text=True) as other:
+        ended = subprocess.run([*argv, "--node-rank", "0"], capture_output=True, text=True, timeout=DEADLINE_S)
+        out, _ = other.communicate(timeout=DEADLINE_S)
+    assert ended.returncode == other.returncode == 0
+    assert f"OK      all 2 hosts met at {endpoint}\n" in ended.stdout
+    assert re.search(r"OK      node 0's clock is [+-]0\.\d\d\d s from ours\n", out)
+
+
+def test_doctor_reads_recordings(monkeypatch, capsys):
+    reader = types.ModuleType("ddp.doctor")
+    reader.diagnose = lambda paths: f"read {paths}"
+    monkeypatch.setattr(doctor, "find_spec", lambda name: True)
+    monkeypatch.setattr(doctor, "import_module", lambda name: {"ddp.doctor": reader}[name])
+    assert main(["doctor", "a.json", "b.json"]) == 0
+    assert capsys.readouterr().out == "read ['a.json', 'b.json']\n"
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    assert main(["doctor", "a.json"]) == 2
+    assert "expected the module ddp.doctor" in capsys.readouterr().err
+
+
+def test_doctor_finds_no_recording(monkeypatch, capsys):
+    def diagnose(paths):
+        raise ValueError(f"no record in {paths}")
+
+    monkeypatch.setattr(doctor, "import_module", lambda name: types.SimpleNamespace(diagnose=diagnose))
+    monkeypatch.setattr(doctor, "find_spec", lambda name: True)
+    assert main(["doctor", "a.json"]) == 2
+    assert capsys.readouterr().err == "ddprun: doctor: no record in ['a.json']\n"

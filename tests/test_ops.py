@@ -53,7 +53,7 @@ def drawn(name: str, number: int, device: str) -> tuple[Row, Case, list[Any], di
 
 def test_every_op_and_public_function_has_a_row() -> None:
     assert cases.required() - set(ROWS) == set(), "no row in tests/cases.py"
-    assert {name for name in ROWS if name[:2] != "F."} - cases.required() == set(), "a row without an op"
+    assert {name for name in ROWS if "." not in name} - cases.required() == set(), "a row without an op"
 
 
 @every_case
@@ -127,13 +127,13 @@ def test_in_place(name: str, number: int, device: str) -> None:
     y = row.call(*inputs, **params)
     target = inputs[0].clone()
     in_place = getattr(core.Tensor, name + "_")
-    if y.shape != target.shape or y.dtype != target.dtype:
+    if y.shape != target.shape or y.dtype.category > target.dtype.category:
         with pytest.raises((RuntimeError, TypeError)):
             in_place(target, *inputs[1:], **params)
         return
     assert in_place(target, *inputs[1:], **params) is target
     np.testing.assert_array_equal(target.detach().cpu().numpy(), y.detach().cpu().numpy())
-    if not y.requires_grad:
+    if not y.requires_grad or y.dtype is not target.dtype:
         return
     expected = core.autograd.grad(y.sum(), wanted, allow_unused=True)
     try:

@@ -74,7 +74,12 @@ def test_stands_in_for_the_default_of_its_thread():
     core.manual_seed(1)
     elsewhere = []
     with drawing_from(PhiloxGenerator(2)):
-        inside = [core.rand(3).tolist(), F.dropout(core.ones(50)).tolist(), core.randn(2).tolist(), core.randperm(5).tolist()]
+        inside = [
+            core.rand(3).tolist(),
+            F.dropout(core.ones(50)).tolist(),
+            core.randn(2).tolist(),
+            core.randperm(5).tolist(),
+        ]
         other = threading.Thread(target=lambda: elsewhere.append(core.rand(4).tolist()))
         other.start()
         other.join()
@@ -84,5 +89,10 @@ def test_stands_in_for_the_default_of_its_thread():
         assert rng.default_generator.get_state().tolist() != PhiloxGenerator(2).get_state().tolist()
     assert elsewhere == [expected]
     with drawing_from(PhiloxGenerator(2)):
-        assert inside == [core.rand(3).tolist(), F.dropout(core.ones(50)).tolist(), core.randn(2).tolist(), core.randperm(5).tolist()]
+        assert inside == [
+            core.rand(3).tolist(),
+            F.dropout(core.ones(50)).tolist(),
+            core.randn(2).tolist(),
+            core.randperm(5).tolist(),
+        ]
     assert core.initial_seed() == 1

@@ -18,9 +18,11 @@ from core.errors import ArgumentError, DTypeError, RangeError, ShapeError
 from ddp.env import World
 from ddp.errors import DDPError, DeadlineError, MismatchError, PeerLostError
 from ddp.transport import base, open_transport
-from ddp.transport.base import DTYPES, REDUCE_OPS, RING_BYTES, Call, Deadline, Transport
+from ddp.transport.base import DTYPES, REDUCE_OPS, Call, Deadline, Transport
+from ddp.transport.tuning import Tuning
 
 TIMEOUT_S = 20.0
+RING_BYTES = Tuning().ring_bytes
 
 # Relative error allowed in a sum over at most eight ranks; everything else is exact.
 TOLERANCE = {

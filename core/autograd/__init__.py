@@ -54,6 +54,7 @@ def grad(
     grad_outputs: Any = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
+    only_inputs: bool = True,
     allow_unused: bool | None = None,
     is_grads_batched: bool = False,
     materialize_grads: bool = False,
@@ -65,7 +66,7 @@ def grad(
     if is_grads_batched:
         rows = [g.unbind(0) for g in _sequence(grad_outputs)]
         each = [
-            grad(outputs, inputs, list(gs), True, create_graph, allow_unused, False, materialize_grads)
+            grad(outputs, inputs, list(gs), True, create_graph, True, allow_unused, False, materialize_grads)
             for gs in zip(*rows)
         ]
         from core.ops.shape import stack

@@ -19,13 +19,14 @@ from core.backend import threads
 from core.backend.base import Backend, Ints, conv_out_shape
 from core.backend.onednn import kernels, library
 
-_MATMUL_MACS = 1 << 20  # multiplications and additions; NumPy's own BLAS is as good on what is smaller
+_MATMUL_MACS = 1 << 20  # multiplications and additions of one product; NumPy's own BLAS is as good on what is smaller
+_STACKED_MACS = 1 << 19  # the same for each product of a stack of matrices
 _SOFTMAX_SIZE = 1 << 11  # elements, as below
 _SOFTMAX_GRAD_SIZE = 1 << 12
 _NORM_SIZE = 1 << 13
 _CHANNEL_LENGTH = 16  # elements of a channel of a sample, from which BLAS sums them faster than NumPy
 
-_BFLOAT16 = np.dtype(bfloat16).num
+_BFLOAT16 = np.dtype(bfloat16)
 
 
 class CPUBackend(Backend):
@@ -38,14 +39,14 @@ class CPUBackend(Backend):
     # -- products: float32 from a size on, bfloat16 always, since NumPy has no BLAS for it -------------------------------
 
     def matmul(self, x: Any, y: Any) -> Any:
-        if x.ndim > 1 and y.ndim > 1 and (x.size * y.shape[-1] >= _MATMUL_MACS or x.dtype.num == _BFLOAT16):
+        if x.ndim > 1 and y.ndim > 1 and (_is_large(x, y) or x.dtype == _BFLOAT16):
             z = kernels.matmul(x, y)
             if z is not None:
                 return z
         return np.matmul(x, y)
 
     def linear(self, x: Any, w: Any, b: Any | None) -> Any:
-        if x.ndim > 1 and (x.size * w.shape[0] >= _MATMUL_MACS or x.dtype.num == _BFLOAT16):
+        if x.ndim > 1 and (x.size * w.shape[0] >= _MATMUL_MACS or x.dtype == _BFLOAT16):
             y = kernels.matmul(x, w.T, b)
             if y is not None:
                 return y
@@ -74,7 +75,9 @@ class CPUBackend(Backend):
         found = kernels.max_pool(x, k, out, stride, padding, dilation)
         return super().max_pool(x, k, out, stride, padding, dilation) if found is None else found
 
-    def max_pool_grad(self, g: Any, won: Any, x_shape: Ints, k: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Any:
+    def max_pool_grad(
+        self, g: Any, won: Any, x_shape: Ints, k: Ints, stride: Ints, padding: Ints, dilation: Ints
+    ) -> Any:
         dx = kernels.max_pool_grad(g, won, x_shape, k, stride, padding, dilation)
         return super().max_pool_grad(g, won, x_shape, k, stride, padding, dilation) if dx is None else dx
 
@@ -135,7 +138,12 @@ class CPUBackend(Backend):
             if found is not None:
                 dx, dw, db = found
                 return dx, dw.astype(w.dtype, copy=False), db.astype(b.dtype, copy=False)
-        elif _are_channels(x, axes) and _are_channels(g, axes) and w.size == b.size == mean.size == x.shape[1] and w.dtype == x.dtype:
+        elif (
+            _are_channels(x, axes)
+            and _are_channels(g, axes)
+            and w.size == b.size == mean.size == x.shape[1]
+            and w.dtype == x.dtype
+        ):
             n = x.size // x.shape[1]
             h = x - mean
             sum_g, sum_gh = _channel_sums(g).reshape(rstd.shape), _channel_dots(g, h).reshape(rstd.shape)
@@ -146,6 +154,12 @@ class CPUBackend(Backend):
             h *= rstd * w.reshape(rstd.shape)
             return h, (sum_gh * rstd).reshape(w.shape), sum_g.reshape(b.shape)
         return super().standardize_grad(g, x, w, b, mean, rstd, axes)
+
+
+def _is_large(x: Any, y: Any) -> bool:
+    if y.ndim == 2:
+        return x.size * y.shape[1] >= _MATMUL_MACS
+    return x.shape[-2] * x.shape[-1] * y.shape[-1] >= _STACKED_MACS
 
 
 def _are_rows(x: Any, axes: Ints) -> bool:

@@ -1,8 +1,9 @@
-"""Kernels of neural networks in plain array code over `self.xp`: normalisation, attention, recurrence, connectionist loss, erf.
+"""Kernels of neural networks in plain array code over `self.xp`: normalisation, attention, recurrence, connectionist
+loss, erf.
 
-`NNKernels` is the part of the plain backend that `core.ops` of the same families call; `core.backend.base` explains the contract. A forward
-kernel returns what its gradient needs besides the result; a gradient kernel returns the gradients of all inputs together, since they share most of
-their work.
+`NNKernels` is the part of the plain backend that `core.ops` of the same families call; `core.backend.base` explains
+the contract. A forward kernel returns what its gradient needs besides the result; a gradient kernel returns the
+gradients of all inputs together, since they share most of their work.
 
 Shape letters: N batch, T time, I input, H hidden, S keys, L queries.
 """
@@ -114,7 +115,9 @@ class NNKernels:
     # -- attention -----------------------------------------------------------------------------------------------------
 
     def attention(self, q: Any, k: Any, v: Any, mask: Any, drop: Any, causal: bool, scale: float) -> tuple[Any, Any]:
-        """softmax(q kᵀ·scale + mask) v and the probabilities (*, L, S). A bool mask says who is seen; a row that sees nobody is zeros."""
+        """softmax(q kᵀ·scale + mask) v and the probabilities (*, L, S). A bool mask says who is seen; a row that sees
+        nobody is zeros.
+        """
         xp = self.xp
         p = self.matmul(q * q.dtype.type(scale), k.swapaxes(-1, -2))
         lowest = -xp.inf
@@ -150,9 +153,12 @@ class NNKernels:
         return _sum_to(dq, q.shape), _sum_to(dk, k.shape), _sum_to(dv, v.shape)
 
     # -- recurrence ----------------------------------------------------------------------------------------------------
-    # The steps lie one after the other in x (ΣN, I), step t with sizes[t] rows, so a packed sequence is no special case: sequences are
-    # sorted by length, and a state row that a step does not have just stays as it is. The input product of all steps is one; only the
-    # hidden one is a loop. `was` is the state before each step: with it the gradient of the hidden weight is one product, too.
+    # The steps lie one after the other in x (ΣN, I), step t with sizes[t] rows, so a packed sequence is no special
+    # case: sequences are
+    # sorted by length, and a state row that a step does not have just stays as it is. The input product of all steps
+    # is one; only the
+    # hidden one is a loop. `was` is the state before each step: with it the gradient of the hidden weight is one
+    # product, too.
 
     def rnn(self, x: Any, h: Any, w: Any, u: Any, b: Any, c: Any, sizes: Ints, reverse: bool, relu: bool) -> Any:
         """h' = tanh(x wᵀ + b + h uᵀ + c), or relu: y (ΣN, H), last h (N, H), was (ΣN, H)"""
@@ -183,9 +189,11 @@ class NNKernels:
     def lstm(
         self, x: Any, h: Any, cell: Any, w: Any, u: Any, b: Any, c: Any, r: Any, sizes: Ints, reverse: bool
     ) -> tuple[Any, ...]:
-        """(y, last h, last cell, gates, was, was_cell, tanh of cell); gates i f g o as in torch, r (P, H) projects the state or is None.
+        """(y, last h, last cell, gates, was, was_cell, tanh of cell); gates i f g o as in torch, r (P, H) projects the
+        state or is None.
 
-        i, f and o are σ(z) = (tanh(z/2) + 1)/2, so that one tanh serves all four; the halves are folded into the weights.
+        i, f and o are σ(z) = (tanh(z/2) + 1)/2, so that one tanh serves all four; the halves are folded into the
+        weights.
         """
         xp, size = self.xp, u.shape[0] // 4
         half = xp.ones(4 * size, dtype=x.dtype)
@@ -240,7 +248,9 @@ class NNKernels:
         return self.matmul(da, w), dh, dc, self.matmul(da.T, x), self.matmul(da.T, was), da.sum(axis=0), dr
 
     def gru(self, x: Any, h: Any, w: Any, u: Any, b: Any, c: Any, sizes: Ints, reverse: bool) -> tuple[Any, ...]:
-        """(y, last h, gates, was, hidden part of n): gates r z n; n = tanh(x wₙᵀ + bₙ + r·(h uₙᵀ + cₙ)), h' = (1 − z)·n + z·h"""
+        """(y, last h, gates, was, hidden part of n): gates r z n; n = tanh(x wₙᵀ + bₙ + r·(h uₙᵀ + cₙ)), h' = (1 −
+        z)·n + z·h
+        """
         xp, size = self.xp, u.shape[1]
         gates = self._gates(x, w, b, None)
         if c is not None:
@@ -298,8 +308,8 @@ class NNKernels:
     # -- connectionist temporal classification -------------------------------------------------------------------------
 
     def ctc(self, logp: Any, path: Any, sizes: Any, lengths: Any) -> tuple[Any, Any]:
-        """−ln p(target | logp) (N) and ln α (T, N, P). logp (T, N, C); path (N, P): the target between blanks, padded; sizes: frames (N);
-        lengths: of the paths (N). Graves et al. 2006, equations 6 to 8.
+        """−ln p(target | logp) (N) and ln α (T, N, P). logp (T, N, C); path (N, P): the target between blanks, padded;
+        sizes: frames (N); lengths: of the paths (N). Graves et al. 2006, equations 6 to 8.
         """
         xp = self.xp
         steps, n, _ = logp.shape
@@ -402,20 +412,26 @@ def _polynomial(x: Any, coefficients: Sequence[float]) -> Any:
     return y
 
 
-_ERF_T = (9.60497373987051638749e0, 9.00260197203842689217e1, 2.23200534594684319226e3, 7.00332514112805075473e3, 5.55923013010394962768e4)
+_ERF_T = (9.60497373987051638749e0, 9.00260197203842689217e1, 2.23200534594684319226e3, 7.00332514112805075473e3,
+5.55923013010394962768e4)
 _ERF_U = (
-    1.0, 3.35617141647503099647e1, 5.21357949780152679795e2, 4.59432382970980127987e3, 2.26290000613890934246e4, 4.92673942608635921086e4,
+    1.0, 3.35617141647503099647e1, 5.21357949780152679795e2, 4.59432382970980127987e3, 2.26290000613890934246e4,
+    4.92673942608635921086e4,
 )  # fmt: skip
 _ERF_P = (
-    2.46196981473530512524e-10, 5.64189564831068821977e-1, 7.46321056442269912687e0, 4.86371970985681366614e1, 1.96520832956077098242e2,
+    2.46196981473530512524e-10, 5.64189564831068821977e-1, 7.46321056442269912687e0, 4.86371970985681366614e1,
+    1.96520832956077098242e2,
     5.26445194995477358631e2, 9.34528527171957607540e2, 1.02755188689515710272e3, 5.57535335369399327526e2,
 )  # fmt: skip
 _ERF_Q = (
-    1.0, 1.32281951154744992508e1, 8.67072140885989742329e1, 3.54937778887819891062e2, 9.75708501743205489753e2, 1.82390916687909736289e3,
+    1.0, 1.32281951154744992508e1, 8.67072140885989742329e1, 3.54937778887819891062e2, 9.75708501743205489753e2,
+    1.82390916687909736289e3,
     2.24633760818710981792e3, 1.65666309194161350182e3, 5.57535340817727675546e2,
 )  # fmt: skip
 _ERF32_P = (
-    -2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05, -7.34990630326855e-04, -2.95459980854025e-03,
+    -2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05, -7.34990630326855e-04,
+    -2.95459980854025e-03,
     -1.60960333262415e-02,
 )  # fmt: skip
-_ERF32_Q = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03, -1.42647390514189e-02)
+_ERF32_Q = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03,
+-1.42647390514189e-02)

@@ -11,5 +11,6 @@ from core.nn.parameter import Buffer, Parameter
 del methods
 
 __all__ = [
-    *_layers, "Buffer", "DataParallel", "Parameter", "UninitializedBuffer", "UninitializedParameter", "functional", "init", "modules", "utils",
+    *_layers, "Buffer", "DataParallel", "Parameter", "UninitializedBuffer", "UninitializedParameter", "functional",
+    "init", "modules", "utils",
 ]  # fmt: skip

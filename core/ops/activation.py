@@ -1,4 +1,6 @@
-"""Activations: elementwise functions with parameters. In-place forms keep the output, so their rules read it where they can."""
+"""Activations: elementwise functions with parameters. In-place forms keep the output, so their rules read it where
+they can.
+"""
 
 from __future__ import annotations
 

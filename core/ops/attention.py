@@ -31,9 +31,10 @@ def _attention_grad(be, g, xs, p, causal, scale):
 
 @op(xs=_attention_grad, aux=("p",))
 def attention(be, *xs, causal=False, scale):
-    """softmax(q kᵀ·scale + mask) v: [q (*, L, E), k (*, S, E), v (*, S, V), mask, drop] -> (*, L, V). Vaswani et al. 2017.
+    """softmax(q kᵀ·scale + mask) v: [q (*, L, E), k (*, S, E), v (*, S, V), mask, drop] -> (*, L, V). Vaswani et al.
+    2017.
 
-    mask (*, L, S) of booleans (who is seen) or numbers to add, drop of zeros and 1/(1 − p) to multiply probabilities with; either may be None,
-    and neither gets a gradient. `causal`: query l sees keys 0 … l.
+    mask (*, L, S) of booleans (who is seen) or numbers to add, drop of zeros and 1/(1 − p) to multiply probabilities
+    with; either may be None, and neither gets a gradient. `causal`: query l sees keys 0 … l.
     """
     return be.attention(*xs, causal, scale)

@@ -3,9 +3,9 @@
     @op(xs=joint(lambda x, w, *, eps: …)(lambda be, g, xs, out, eps: be.something_grad(g, *xs, out, eps)))
     def something(be, *xs, eps): …
 
-The rule's kernel gets the backend, the gradient (a list where there are several outputs) and by name what it needs; it returns a gradient for
-each input, or None. The function given to `joint` is the op's definition in simpler ops: it is differentiated where a graph of the gradient is
-wanted, and is the kernel's oracle in the tests.
+The rule's kernel gets the backend, the gradient (a list where there are several outputs) and by name what it needs; it
+returns a gradient for each input, or None. The function given to `joint` is the op's definition in simpler ops: it is
+differentiated where a graph of the gradient is wanted, and is the kernel's oracle in the tests.
 """
 
 from __future__ import annotations

@@ -138,6 +138,38 @@ def scatter(be, x, index, src, *, dim):
     return y
 
 
+def _combine_won(F, x, index, src, out, dim):
+    """Where x and src are the extreme that came out, and how many of them share a place."""
+    mine, theirs = F.eq(x, out), F.eq(src, F.gather(out, index, dim=dim))
+    one = F.new_zeros(out, shape=()) + 1
+    mine, theirs = F.where(mine, one, 0), F.where(theirs, one, 0)
+    return mine, theirs, F.scatter_add(mine, index, theirs, dim=dim)
+
+
+def _combine_dx(F, g, x, index, src, out, dim, how):
+    if how == "prod":
+        return F.div(g * out, x)
+    mine, _, count = _combine_won(F, x, index, src, out, dim)
+    return F.div(g * mine, F.clamp(count, 1.0, None))
+
+
+def _combine_dsrc(F, g, x, index, src, out, dim, how):
+    if how == "prod":
+        return F.div(F.gather(g * out, index, dim=dim), src)
+    _, theirs, count = _combine_won(F, x, index, src, out, dim)
+    return F.gather(F.div(g, F.clamp(count, 1.0, None)), index, dim=dim) * theirs
+
+
+@op(x=_combine_dx, src=_combine_dsrc, names=("input", "index", "src"))
+def scatter_combine(be, x, index, src, *, dim, how):
+    """x multiplied ("prod") by src, or the greatest or least of both ("amax", "amin"), where the index says. Public as `scatter_reduce`."""
+    y = be.xp.array(x)
+    at = _flat_index(be, x.shape, index, _dim(dim, x.ndim, "scatter_reduce"), "scatter_reduce")
+    ufunc = {"prod": be.xp.multiply, "amax": be.xp.maximum, "amin": be.xp.minimum}[how]
+    ufunc.at(y, at, src[tuple(slice(n) for n in index.shape)])
+    return y
+
+
 def _index_select_dx(F, g, index, x_shape, dim):
     d = _dim(dim, len(x_shape), "index_select")
     return F.index_put(

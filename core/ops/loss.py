@@ -26,7 +26,9 @@ def bce_with_logits(be, x, y):
     names=("input", "target"),
 )
 def bce(be, x, y):
-    """−y·ln x − (1 − y)·ln(1 − x): probabilities x; the logarithms are held above −100, their slope below 1e12, as in torch."""
+    """−y·ln x − (1 − y)·ln(1 − x): probabilities x; the logarithms are held above −100, their slope below 1e12, as in
+    torch.
+    """
     xp = be.xp
     with np.errstate(divide="ignore"):
         return (y - 1) * xp.maximum(xp.log1p(-x), -100) - y * xp.maximum(xp.log(x), -100)
@@ -44,13 +46,15 @@ def huber(be, x, *, delta):
 
 def _ctc_dx(F, g, x, path, frames, lengths, out, alpha):
     if F is graph:
-        raise GraphError("ctc_loss: expected to be differentiated once, got create_graph=True; it has no second derivative")
+        raise GraphError(
+            "ctc_loss: expected to be differentiated once, got create_graph=True; it has no second derivative")
     return backend.of(g).ctc_grad(g, out, x, path, frames, lengths, alpha)
 
 
 @op(x=_ctc_dx, aux=("alpha",))
 def ctc(be, x, path, frames, lengths):
-    """−ln of the probability of a path (N): log-probabilities x (T, N, C), paths (N, P) of labels between blanks, how many frames
-    of x and how many positions of the path each sample has. The gradient supposes that x is a log_softmax, as torch's does.
+    """−ln of the probability of a path (N): log-probabilities x (T, N, C), paths (N, P) of labels between blanks, how
+    many frames of x and how many positions of the path each sample has. The gradient supposes that x is a log_softmax,
+    as torch's does.
     """
     return be.ctc(x, path, frames, lengths)

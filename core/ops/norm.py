@@ -24,9 +24,11 @@ def _standardize_grad(be, g, xs, mean, rstd, axes, eps):
 
 @op(xs=_standardize_grad, aux=("mean", "rstd"))
 def standardize(be, *xs, axes, eps, moments=None):
-    """(x − mean) / √(variance + eps) · w + b: [x, w, b], the moments over `axes`; w and b broadcast against x, or are None.
+    """(x − mean) / √(variance + eps) · w + b: [x, w, b], the moments over `axes`; w and b broadcast against x, or are
+    None.
 
-    The variance is divided by n. `moments`: (mean, variance) where the caller has computed them already. Ioffe & Szegedy 2015; Ba et al. 2016; Wu & He 2018; Ulyanov et al. 2016.
+    The variance is divided by n. `moments`: (mean, variance) where the caller has computed them already. Ioffe &
+    Szegedy 2015; Ba et al. 2016; Wu & He 2018; Ulyanov et al. 2016.
     """
     x, *affine = xs
     for a in affine:

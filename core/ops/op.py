@@ -361,6 +361,20 @@ class OpNode(Node):
     def name(self) -> str:
         return "".join(part.capitalize() for part in self.op.name.split("_")) + "Backward0"
 
+    def __getattr__(self, name: str) -> Any:
+        """torch's view of what a node keeps: `_saved_self`, `_saved_other`, `_saved_result`."""
+        if not name.startswith("_saved_"):
+            raise AttributeError(f"{self.name()} has no attribute {name!r}")
+        known = {self.op.outs[i]: k for k, i in enumerate(self.plan.outs, len(self.plan.inputs))}
+        known |= {self.op.inputs[i]: k for k, i in enumerate(self.plan.inputs)}
+        torchs = dict(zip(("_saved_self", "_saved_other"), self.op.inputs)) | {"_saved_result": self.op.outs[0]}
+        k = known.get(torchs.get(name, name.removeprefix("_saved_")))
+        if k is None:
+            raise AttributeError(f"{self.name()} has no attribute {name!r}")
+        if self.values is None:
+            raise GraphError(f"{self.name()}: expected saved values, got a freed graph; pass retain_graph=True")
+        return self._as_tensors(self.values)[k]
+
     def free(self) -> None:
         if self.plan.inputs or self.plan.outs or self.plan.every:
             self.values = None

@@ -37,7 +37,8 @@ def col2im(be, x, *, size, k, stride, padding, dilation):
     out = _windows_of(size, k, stride, padding, dilation, "fold")
     if x.shape[1] % math.prod(k) or x.shape[2] != math.prod(out):
         raise ShapeError(
-            f"fold: expected input (N, C·{math.prod(k)}, {math.prod(out)}) for output_size {tuple(size)} and kernel_size {k}, "
+            f"fold: expected input (N, C·{math.prod(k)}, {math.prod(out)}) for output_size {tuple(size)} and "
+            f"kernel_size {k}, "
             f"got {tuple(x.shape)}"
         )
     columns = x.reshape(x.shape[0], -1, *k, *out)

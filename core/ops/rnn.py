@@ -1,8 +1,9 @@
 """Recurrent layers: one op is one layer in one direction over all time steps, with its own pass back through time.
 
-Steps lie one after the other: x (ΣN, I), step t with sizes[t] rows, sizes never increasing, so a packed batch and a plain one (all sizes N) are
-the same. A state is (N, H); rows that a step does not have keep theirs. `reverse` runs from the last step to the first. Biases, and the
-projection r of an LSTM, may be None. Weights: w (G·H, I), u (G·H, H), gates stacked in torch's order.
+Steps lie one after the other: x (ΣN, I), step t with sizes[t] rows, sizes never increasing, so a packed batch and a
+plain one (all sizes N) are the same. A state is (N, H); rows that a step does not have keep theirs. `reverse` runs
+from the last step to the first. Biases, and the projection r of an LSTM, may be None. Weights: w (G·H, I), u (G·H, H),
+gates stacked in torch's order.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from core.ops.op import graph as F
 from core.ops.op import op
 
 
-def _run(x: Any, states: tuple[Any, ...], sizes: Any, reverse: bool, step: Callable[..., tuple[Any, ...]]) -> tuple[Any, ...]:
-    """The steps in order, in simple ops: y (ΣN, H) and the last states. `step(x, *states)` returns new states, the output first."""
+def _run(x: Any, states: tuple[Any, ...], sizes: Any, reverse: bool, step: Callable[..., tuple[Any, ...]]) -> tuple[Any,
+        ...]:
+    """The steps in order, in simple ops: y (ΣN, H) and the last states. `step(x, *states)` returns new states, the
+    output first.
+    """
     starts = [sum(sizes[:t]) for t in range(len(sizes))]
     outs: list[Any] = [None] * len(sizes)
     for t in range(len(sizes) - 1, -1, -1) if reverse else range(len(sizes)):
@@ -74,7 +78,8 @@ def _lstm_grad(be, g, xs, gates, was, was_cell, bent, sizes, reverse):
 
 @op(xs=_lstm_grad, outs=("y", "last", "last_cell"), aux=("gates", "was", "was_cell", "bent"))
 def lstm_layer(be, *xs, sizes, reverse=False):
-    """c' = σ(f)·c + σ(i)·tanh g, h' = σ(o)·tanh c' (times rᵀ): [x, h, cell, w, u, b, c, r] -> y, last h, last cell; gates i f g o.
+    """c' = σ(f)·c + σ(i)·tanh g, h' = σ(o)·tanh c' (times rᵀ): [x, h, cell, w, u, b, c, r] -> y, last h, last cell;
+    gates i f g o.
 
     Hochreiter & Schmidhuber 1997; the projection is Sak et al. 2014.
     """
@@ -105,5 +110,7 @@ def _gru_grad(be, g, xs, gates, was, hidden, sizes, reverse):
 
 @op(xs=_gru_grad, outs=("y", "last"), aux=("gates", "was", "hidden"))
 def gru_layer(be, *xs, sizes, reverse=False):
-    """h' = (1 − z)·n + z·h, n = tanh(xₙ + r·hₙ): [x, h, w, u, b, c] -> y (ΣN, H), last h (N, H); gates r z n. Cho et al. 2014."""
+    """h' = (1 − z)·n + z·h, n = tanh(xₙ + r·hₙ): [x, h, w, u, b, c] -> y (ΣN, H), last h (N, H); gates r z n. Cho et
+    al. 2014.
+    """
     return be.gru(*xs, sizes, reverse)

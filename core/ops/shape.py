@@ -138,9 +138,13 @@ def diagonal(be, x, *, offset=0, dim1=0, dim2=1):
     return _writeable(be.xp.diagonal(x, offset, dim1, dim2), x)
 
 
-@op(g=lambda F, g, offset, dim1, dim2: F.diagonal(g, offset=offset, dim1=dim1, dim2=dim2))
+def _diagonal_put_dx(F, g, offset, dim1, dim2):
+    return F.diagonal_put(g, F.diagonal(g, offset=offset, dim1=dim1, dim2=dim2) * 0, offset=offset, dim1=dim1, dim2=dim2)
+
+
+@op(x=_diagonal_put_dx, g=lambda F, g, offset, dim1, dim2: F.diagonal(g, offset=offset, dim1=dim1, dim2=dim2))
 def diagonal_put(be, x, g, *, offset=0, dim1=0, dim2=1):
-    """x with its diagonal replaced by g. x is taken to be constant."""
+    """x with its diagonal replaced by g."""
     y = be.xp.array(x)
     moved = be.xp.moveaxis(y, (dim1, dim2), (-2, -1))
     n = g.shape[-1]
@@ -347,3 +351,63 @@ def tril(be, x, *, diagonal=0):
 def triu(be, x, *, diagonal=0):
     """The upper triangle of the last two dimensions; zeros below."""
     return be.xp.triu(x, diagonal)
+
+
+# -- views by strides ----------------------------------------------------------------------------------------------------
+
+
+@op(view=True, x=lambda F, g, x_shape, dim, size, step: F.windows_put(g, x_shape=x_shape, dim=dim, size=size, step=step))
+def windows(be, x, *, dim, size, step):
+    """All slices of `size` elements along a dimension, `step` apart, as a new last dimension. Public as `Tensor.unfold`."""
+    d = _dim(dim, x.ndim, "unfold")
+    n = x.shape[d] if x.ndim else 1
+    if not 0 <= size <= n or step < 1:
+        raise RangeError(f"unfold: expected 0 <= size <= {n}, the length of dim {dim}, and step > 0, got size {size}, step {step}")
+    stride = x.strides[d] if x.ndim else 0
+    shape = (*x.shape[:d], (n - size) // step + 1, *x.shape[d + 1 :], size)
+    strides = (*x.strides[:d], stride * step, *x.strides[d + 1 :], stride)
+    return be.xp.lib.stride_tricks.as_strided(x, shape if x.ndim else (size,), strides if x.ndim else (stride,))
+
+
+@op(g=lambda F, g, dim, size, step: F.windows(g, dim=dim, size=size, step=step))
+def windows_put(be, g, *, x_shape, dim, size, step):
+    """Each element of g added to the one that `windows` shows there."""
+    if not x_shape:
+        return be.as_array(g.sum())
+    d = _dim(dim, len(x_shape), "unfold")
+    y = be.xp.zeros(x_shape, dtype=g.dtype)
+    count = g.shape[d]
+    for k in range(size):  # of each slice the k-th element; those of different slices are different elements of x
+        y[(slice(None),) * d + (slice(k, k + (count - 1) * step + 1, step),)] += g[..., k]
+    return y
+
+
+def _memory_index(x_shape: Shape, size: Any, stride: Any, offset: Any) -> np.ndarray:
+    """For each element of `as_strided`, its place in x as a vector."""
+    flat = np.arange(math.prod(x_shape))
+    return np.lib.stride_tricks.as_strided(flat[offset or 0 :], size, [s * flat.itemsize for s in stride])
+
+
+def _as_strided_dx(F, g, x_shape, size, stride, storage_offset):
+    return F.as_strided_put(g, x_shape=x_shape, size=size, stride=stride, storage_offset=storage_offset)
+
+
+@op(view=True, x=_as_strided_dx)
+def as_strided(be, x, *, size, stride, storage_offset=None):
+    """A view of x's memory with these lengths and strides, in elements. Its gradient is for x in index order."""
+    offset = storage_offset or 0
+    reach = offset + sum((n - 1) * s for n, s in zip(size, stride))
+    if not x.flags.c_contiguous or reach >= x.size or min(stride, default=0) < 0:
+        raise RangeError(
+            f"as_strided: expected a contiguous tensor and places inside of its {x.size} elements, got size {tuple(size)}, "
+            f"stride {tuple(stride)}, offset {offset}"
+        )
+    return be.xp.lib.stride_tricks.as_strided(x.reshape(-1)[offset:], tuple(size), tuple(s * x.itemsize for s in stride))
+
+
+@op(g=lambda F, g, size, stride, storage_offset: F.as_strided(g, size=size, stride=stride, storage_offset=storage_offset))
+def as_strided_put(be, g, *, x_shape, size, stride, storage_offset=None):
+    """Each element of g added to the one that `as_strided` shows there."""
+    y = be.xp.zeros(math.prod(x_shape), dtype=g.dtype)
+    be.add_at_(y, (be.from_numpy(_memory_index(x_shape, size, stride, storage_offset), be.index_of(g)),), g)
+    return y.reshape(x_shape)

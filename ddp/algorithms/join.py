@@ -53,7 +53,11 @@ class Join:
     """The block. `active` is the number of ranks that still have inputs, as of the current iteration."""
 
     def __init__(
-        self, joinables: Sequence[Joinable], enable: bool = True, throw_on_early_termination: bool = False, **kwargs: Any
+        self,
+        joinables: Sequence[Joinable],
+        enable: bool = True,
+        throw_on_early_termination: bool = False,
+        **kwargs: Any,
     ):
         if not joinables:
             raise ArgumentError("Join: expected at least one joinable, got none")

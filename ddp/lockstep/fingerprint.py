@@ -12,10 +12,9 @@ import os
 import platform
 from functools import cache
 
-import numpy as np
-
 import core
 from core import dtypes
+from core.backend import cpu
 from ddp.errors import DDPError
 
 
@@ -24,16 +23,11 @@ class FingerprintError(DDPError):
 
 
 def fingerprint() -> dict[str, str]:
-    """That of this process, now."""
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    """That of this process, now: loads oneDNN."""
     return {
         "engine": core.__version__,
-        "numpy": np.__version__,
-        "blas": f"{blas.get('name', '?')} {blas.get('version', '?')}",
-        "blas core": os.environ.get("OPENBLAS_CORETYPE", "by the CPU"),
-        "threads": _threads(),
-        "kernels": os.environ.get("LOCKSTEP_ONEDNN", "default"),
-        "cpu": _cpu(),
+        **cpu.description(),
+        "instructions": _cpu(),
         "dtype": dtypes.default_numpy().name,
     }
 
@@ -46,20 +40,12 @@ def check_same(mine: dict[str, str], theirs: dict[str, str], where: str, whose: 
     raise FingerprintError(
         f"{where}: expected the same {', '.join(differ)} here and {whose}, or the bits would differ, got\n"
         f"    here: {_line(mine)}\n    {whose}: {_line(theirs)}\n"
-        "use the same machine type, release and OMP_NUM_THREADS everywhere"
+        "use the same machine type, release and number of threads everywhere"
     )
 
 
 def _line(found: dict[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in found.items())
-
-
-def _threads() -> str:
-    """How many threads a matrix product uses here. BLAS was told by these variables when it was loaded."""
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
-        if os.environ.get(name):
-            return os.environ[name]
-    return str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 @cache

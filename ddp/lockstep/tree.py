@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 class Node(NamedTuple):
     level: int
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple has a method of this name
 
     @property
     def sibling(self) -> Node:

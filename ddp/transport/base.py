@@ -36,12 +36,10 @@ import numpy as np
 
 from core.errors import ArgumentError, DTypeError, RangeError, ShapeError, unknown_name
 from ddp.errors import DeadlineError, WireError
+from ddp.transport.tuning import Tuning
 
 # Large arrays travel in pieces, so that a rank adds or forwards one while the next is on its way.
 PIECE_BYTES = 1 << 20
-# Up to here latency rules (log2(size) rounds, the whole array each), above it bandwidth (2(size-1) rounds, 1/size of
-# the array each). Measured with two processes over ZeroMQ: even at 64 KiB, the ring 1.4 times as fast at 256 KiB.
-RING_BYTES = 64 << 10
 
 # What can travel. The names are NumPy's; both ends look them up here, so nothing else is ever built from a received
 # name.
@@ -117,6 +115,7 @@ class Transport:
     """Moves arrays between `size` ranks; this process is `rank`."""
 
     name: str = "base"
+    tuning: Tuning = Tuning()
 
     def __init__(self, rank: int, size: int):
         self.rank = rank
@@ -165,12 +164,12 @@ class Transport:
     def all_reduce(self, array: np.ndarray, op: str, call: Call, deadline: Deadline) -> None:
         """Reduce over the ranks, in place on every rank: (n,) -> (n,).
 
-        Up to RING_BYTES recursive doubling: ceil(log2(size)) rounds (two more if size is no power of two), n elements
+        Up to tuning.ring_bytes recursive doubling: ceil(log2(size)) rounds (two more if size is no power of two), n elements
         each. Above, a ring (reduce-scatter, then all-gather): each rank sends 2 n (size-1)/size elements, whatever
         the size.
         """
         combine = reduction(op, array.dtype, call)
-        if array.nbytes <= RING_BYTES:
+        if array.nbytes <= self.tuning.ring_bytes:
             self._all_reduce_doubling(array, combine, call, deadline)
         else:
             bounds = chunks(array.size, self.size)
@@ -210,11 +209,11 @@ class Transport:
     def all_gather(self, array: np.ndarray, call: Call, deadline: Deadline) -> np.ndarray:
         """Every rank's array on every rank: (n,) -> (size, n).
 
-        Bruck's algorithm where the result is no larger than RING_BYTES: ceil(log2(size)) rounds for any size. Above,
+        Bruck's algorithm where the result is no larger than tuning.ring_bytes: ceil(log2(size)) rounds for any size. Above,
         a ring.
         """
         out = np.empty((self.size, array.size), array.dtype)
-        if out.nbytes <= RING_BYTES:
+        if out.nbytes <= self.tuning.ring_bytes:
             out[0] = array  # out[j] is the array of rank + j until the end
             have = 1
             while have < self.size:
@@ -409,6 +408,7 @@ class Subset(Transport):
             raise ArgumentError(f"subset: expected the calling rank {whole.rank} among the ranks, got {list(ranks)}")
         super().__init__(list(ranks).index(whole.rank), len(ranks))
         self.name = whole.name
+        self.tuning = whole.tuning
         self._whole = whole
         self._ranks = tuple(ranks)
 
@@ -422,6 +422,11 @@ class Subset(Transport):
 
     def flush(self, deadline: Deadline) -> None:
         self._whole.flush(deadline)
+
+    def subset(self, ranks: Sequence[int]) -> Transport:
+        if self.rank in ranks and all(0 <= rank < self.size for rank in ranks):
+            return self._whole.subset([self._ranks[rank] for rank in ranks])
+        return super().subset(ranks)  # which says what is wrong
 
     def close(self) -> None:
         pass

@@ -5,7 +5,8 @@ Contract
   reader looks, reads in place, and says that it is done. A slot is claimed again only when all its readers are done.
 - From one writer to one reader notes come in order and none is lost. There are no locks: a word has one
   writer, or two that take turns.
-- A rank that is about to sleep lies down first; whoever posts to it or is done with its slot then rings its bell.
+- A rank that is about to sleep lies down first and says for whom it waits; when that one posts to it or is done with
+  its slot, it rings the bell.
 - A rank also has BLOCKS blocks, which carry one large message to one peer each, until that peer frees the block.
 - Generations (`advance`): notes of another generation are not seen. What was pinned up before may still be being read,
   so two ranks that meet for the first time in a generation must exchange an empty note first (`strangers`).
@@ -16,7 +17,7 @@ neither moves loads before loads nor stores before loads. Other processors promi
 posting) can cost a bell, never a note; sleepers wake by themselves every NAP_S.
 
 Layout, in lines of 64 bytes, so that no two ranks write to one line, n ranks:
-    n lines      is this rank asleep?
+    n lines      for whom is this rank asleep? its number + 1, or 0 if it is awake
     n × n lines  [reader][writer] the last NOTES posts: generation << 43 | number << 4 | slot
     n × n lines  [writer][reader] with how many of them the reader is done: generation << 43 | number
     n lines      [owner] its blocks: the receiver's number + 1, or 0 if free
@@ -154,7 +155,7 @@ class Board:
             number = self._sent[reader] = self._sent[reader] + 1
             readers_of[reader] = number
             words[self._posts_to[reader] + number % NOTES] = era | number << 4 | slot
-            if words[reader * _WORDS]:
+            if words[reader * _WORDS] == self.me + 1:
                 self.ring(reader)
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -172,7 +173,7 @@ class Board:
         """The note that `look` found has been read; on to the next."""
         number = self._read[writer] = self._read[writer] + 1
         self._words[self._dones_to[writer]] = self._era + number
-        if self._words[writer * _WORDS]:
+        if self._words[writer * _WORDS] == self.me + 1:
             self.ring(writer)
 
     def array(self, rank: int, slot: int, span: slice, dtype: np.dtype) -> np.ndarray:
@@ -182,9 +183,9 @@ class Board:
 
     # -- sleeping -----------------------------------------------------------------------------------------------------
 
-    def lie_down(self) -> None:
-        """From here on the bell rings. Look again before sleeping."""
-        self._words[self.me * _WORDS] = 1
+    def lie_down(self, other: int) -> None:
+        """From here on the bell rings when this other rank posts or is done. Look again before sleeping."""
+        self._words[self.me * _WORDS] = other + 1
 
     def get_up(self) -> None:
         self._words[self.me * _WORDS] = 0
@@ -204,18 +205,19 @@ class Board:
 
     # -- blocks -------------------------------------------------------------------------------------------------------
 
+    def has_block(self, gone: Collection[int]) -> bool:
+        return any(self._is_free(block, gone) for block in range(BLOCKS))
+
     def lend(self, data: np.ndarray, peer: int, gone: Collection[int]) -> int | None:
         """Copy up to BLOCK_BYTES into a free block for `peer`: its number, or None if none is free.
 
         A block is free too if whom it was for is gone.
         """
-        first = self._owners[self.me]
         for block in range(BLOCKS):
-            owner = self._words[first + block]
-            if owner == 0 or owner - 1 in gone:
+            if self._is_free(block, gone):
                 start = self._blocks[self.me] + block * BLOCK_BYTES
                 self._bytes[start : start + data.nbytes] = data.view(np.uint8)
-                self._words[first + block] = peer + 1
+                self._words[self._owners[self.me] + block] = peer + 1
                 return block
         return None
 
@@ -225,3 +227,7 @@ class Board:
         copy = self._bytes[start : start + nbytes].copy()
         self._words[self._owners[sender] + block] = 0
         return copy
+
+    def _is_free(self, block: int, gone: Collection[int]) -> bool:
+        owner = self._words[self._owners[self.me] + block]
+        return owner == 0 or owner - 1 in gone

@@ -7,8 +7,10 @@ Contract
 - A collective begins with an all-reduce of a fingerprint of the `Call`. Only when all ranks are in the same call does
   data move, so a different call, shape, dtype or root is a `MismatchError` on every rank and never a hang or a
   truncation.
-- All waits are non-blocking requests and a test loop, so that the deadline holds. A rank that waits for a while tells
-  the others where it is; who has told nothing by the deadline is the one that is blamed.
+- Waiting until all have come is a test loop, so that the deadline holds. A rank that waits for a while tells the others
+  where it is; who has told nothing by the deadline is the one that is blamed. Once all have come, data moves by MPI's
+  blocking collectives: its non-blocking ones take up to three times as long. Only a process that is stopped just then
+  can make these hang; a thread watches the clock, says so, and ends the job.
 - What MPI has no type or no operation for (float16, bfloat16, bool, min and max of floats), arrays of 2 GiB, and
   groups of some ranks take the plain collectives of `base`.
 
@@ -21,10 +23,12 @@ too, and then aborts the job.
 from __future__ import annotations
 
 import atexit
-import hashlib
+import os
 import sys
+import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -35,6 +39,7 @@ from ddp.env import World
 from ddp.errors import DDPError, DeadlineError, WorldError
 from ddp.transport.base import Call, Deadline, divide, reduction
 from ddp.transport.framed import WAITING_AFTER_S, Failure, FrameTransport
+from ddp.transport.shared import mark
 from ddp.wire import HEADER_BYTES, Frame, Kind, job_id, pack, payload, unpack
 
 LEAVE_S = 5.0
@@ -44,6 +49,10 @@ CLOSE_S = 1.0  # how long closing waits for what was sent and not flushed
 SPIN_S = 50e-6
 YIELD_S = 2e-3
 NAP_S = 200e-6
+# A rank that was elsewhere for so long may be too late for the others, and listens for a moment what they say.
+LATE_S = 0.1
+LISTEN_S = 0.5e-3
+WATCH_S = 0.2  # how often the clock is looked at while MPI blocks
 
 _HEADER_TAG, _PAYLOAD_TAG = 1, 2
 _NATIVE_BYTES = (1 << 31) - 1  # MPI counts in C ints
@@ -92,6 +101,16 @@ class MPITransport(FrameTransport):
         self._mpi = mpi
         self._comm = comm  # never freed: that is collective, and closing must not wait
         self._job = job_id(job)
+        # The largest and the negated smallest fingerprint. One persistent request: half the time of a new one each call.
+        self._ends = np.zeros(2, np.int64)
+        self._words = self._ends.data
+        try:
+            self._meeting = comm.Allreduce_init(mpi.IN_PLACE, self._ends, mpi.MAX)
+        except NotImplementedError:  # before MPI 4
+            self._meeting = None
+        self._last_s = time.monotonic()  # when this rank was last together with the others
+        self._blocked: tuple[Call, Deadline] | None = None  # the call in which MPI blocks
+        self._watcher: threading.Thread | None = None
         self._outgoing: list[tuple[int, Any, object]] = []  # receiver, request, and the memory that it reads
         self._incoming: deque[tuple[Frame, np.ndarray, Any]] = deque()  # frames whose payload may still be on its way
 
@@ -176,7 +195,7 @@ class MPITransport(FrameTransport):
         self._agree(call, deadline)
         if how is None:
             return super().all_reduce(array, op, call, deadline)
-        self._wait(self._comm.Iallreduce(self._mpi.IN_PLACE, array, how), call, deadline, array)
+        self._native(lambda: self._comm.Allreduce(self._mpi.IN_PLACE, array, how), call, deadline)
         if op == "avg":
             divide(array, self.size)
 
@@ -187,7 +206,7 @@ class MPITransport(FrameTransport):
         if how is None:
             return super().reduce(array, op, root, call, deadline)
         ends = (self._mpi.IN_PLACE, array) if self.rank == root else (array, None)
-        self._wait(self._comm.Ireduce(*ends, how, root), call, deadline, array)
+        self._native(lambda: self._comm.Reduce(*ends, how, root), call, deadline)
         if op == "avg" and self.rank == root:
             divide(array, self.size)
 
@@ -196,14 +215,14 @@ class MPITransport(FrameTransport):
         self._agree(call, deadline)
         if array.nbytes > _NATIVE_BYTES:
             return super().broadcast(array, root, call, deadline)
-        self._wait(self._comm.Ibcast(self._bytes(array), root), call, deadline, array)
+        self._native(lambda: self._comm.Bcast(self._bytes(array), root), call, deadline)
 
     def all_gather(self, array: np.ndarray, call: Call, deadline: Deadline) -> np.ndarray:
         self._agree(call, deadline)
         if array.nbytes * self.size > _NATIVE_BYTES:
             return super().all_gather(array, call, deadline)
         out = np.empty((self.size, array.size), array.dtype)
-        self._wait(self._comm.Iallgather(self._bytes(array), self._bytes(out)), call, deadline, array, out)
+        self._native(lambda: self._comm.Allgather(self._bytes(array), self._bytes(out)), call, deadline)
         return out
 
     def gather(self, array: np.ndarray, root: int, call: Call, deadline: Deadline) -> np.ndarray | None:
@@ -213,7 +232,7 @@ class MPITransport(FrameTransport):
             return super().gather(array, root, call, deadline)
         out = np.empty((self.size, array.size), array.dtype) if self.rank == root else None
         into = None if out is None else self._bytes(out)
-        self._wait(self._comm.Igather(self._bytes(array), into, root), call, deadline, array, out)
+        self._native(lambda: self._comm.Gather(self._bytes(array), into, root), call, deadline)
         return out
 
     def scatter(self, array: np.ndarray | None, root: int, call: Call, deadline: Deadline) -> np.ndarray:
@@ -225,7 +244,7 @@ class MPITransport(FrameTransport):
         if out.nbytes * self.size > _NATIVE_BYTES:
             return super().scatter(array, root, call, deadline)
         source = self._bytes(array) if self.rank == root and array is not None else None
-        self._wait(self._comm.Iscatter(source, self._bytes(out), root), call, deadline, array, out)
+        self._native(lambda: self._comm.Scatter(source, self._bytes(out), root), call, deadline)
         return out
 
     def reduce_scatter(self, array: np.ndarray, op: str, call: Call, deadline: Deadline) -> np.ndarray:
@@ -235,7 +254,7 @@ class MPITransport(FrameTransport):
         if how is None:
             return super().reduce_scatter(array, op, call, deadline)
         out = np.empty(array.size // self.size, array.dtype)
-        self._wait(self._comm.Ireduce_scatter_block(array, out, how), call, deadline, array, out)
+        self._native(lambda: self._comm.Reduce_scatter_block(array, out, how), call, deadline)
         if op == "avg":
             divide(out, self.size)
         return out
@@ -246,7 +265,7 @@ class MPITransport(FrameTransport):
         if array.nbytes > _NATIVE_BYTES:
             return super().all_to_all(array, call, deadline)
         out = np.empty_like(array)
-        self._wait(self._comm.Ialltoall(self._bytes(array), self._bytes(out)), call, deadline, array, out)
+        self._native(lambda: self._comm.Alltoall(self._bytes(array), self._bytes(out)), call, deadline)
         return out
 
     def barrier(self, call: Call, deadline: Deadline) -> None:
@@ -258,10 +277,21 @@ class MPITransport(FrameTransport):
         """Return once all ranks have begun the same call: the largest and the smallest fingerprint are the same."""
         self._check_open(call)
         self._check_together(call)
-        mark = int.from_bytes(hashlib.blake2b(repr(call).encode(), digest_size=7).digest(), "little")
-        ends = np.array([mark, -mark])
-        self._wait(self._comm.Iallreduce(self._mpi.IN_PLACE, ends, self._mpi.MAX), call, deadline, ends, nap_s=NAP_S)
-        if ends[0] == -ends[1]:
+        late = time.monotonic() - self._last_s > LATE_S
+        words = self._words
+        words[0] = number = mark(call)
+        words[1] = -number
+        if self._meeting is not None:
+            request = self._meeting
+            request.Start()
+        else:
+            request = self._comm.Iallreduce(self._mpi.IN_PLACE, self._ends, self._mpi.MAX)
+        if not request.Test():
+            self._wait(request, call, deadline, self._ends)
+        if late:
+            self._listen(call)
+        self._last_s = time.monotonic()
+        if words[0] == -words[1]:
             return
         mine = np.frombuffer(str(call).encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES), np.uint8)
         texts = np.empty((self.size, _TEXT_BYTES), np.uint8)
@@ -271,13 +301,9 @@ class MPITransport(FrameTransport):
         self._failure = Failure("mismatch", self.rank, f"expected all ranks in the same call, got {got}; {rule}")
         raise self._error(call)
 
-    def _wait(self, request: Any, call: Call, deadline: Deadline, *memory: object, nap_s: float = 0.0) -> None:
-        """Wait for a native collective. On failure it goes on without us, so its memory is kept.
-
-        Naps are for waiting until others come. Once data moves they would only slow it down: MPI works while it is
-        being tested.
-        """
-        pause, silent = Pause(nap_s), True
+    def _wait(self, request: Any, call: Call, deadline: Deadline, *memory: object) -> None:
+        """Wait for all ranks. On failure the request goes on without us, so its memory is kept."""
+        pause, silent = Pause(NAP_S), True
         until = time.monotonic() + min(WAITING_AFTER_S, deadline.remaining_s() / 2)
         try:
             while not request.Test():
@@ -300,6 +326,34 @@ class MPITransport(FrameTransport):
             raise
         if not silent:
             self._tell_all(Kind.WAITING, call, about=self.rank)
+
+    def _native(self, collective: Callable[[], object], call: Call, deadline: Deadline) -> None:
+        """Let MPI block in a collective that all ranks have begun, under the eyes of the watcher."""
+        if self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch, name=f"mpi watch {self.rank}", daemon=True)
+            self._watcher.start()
+        self._blocked = (call, deadline)
+        collective()
+        self._blocked = None
+        self._last_s = time.monotonic()
+
+    def _listen(self, call: Call) -> None:
+        """Who comes late may find the agreement complete and the others gone: they gave up waiting, and said so."""
+        deadline = Deadline.after(LISTEN_S)
+        while not deadline.expired():
+            self._probe()
+            self._deliver()
+        self._check_together(call)
+
+    def _watch(self) -> None:
+        while not self._closed:
+            time.sleep(WATCH_S)
+            if (blocked := self._blocked) is not None and blocked[1].expired():
+                call, deadline = blocked
+                self.abort(
+                    f"{call}: expected all ranks, which have begun it, to end it within {deadline.timeout_s:g} s, got "
+                    f"none that did; a process was stopped in the middle"
+                )
 
     def _native_op(self, op: str, array: np.ndarray, call: Call) -> Any:
         """MPI's operation, or None where the plain collective must do it."""
@@ -325,9 +379,14 @@ class Pause:
     def __call__(self) -> None:
         waited_s = time.perf_counter() - self._since
         self.long = waited_s > YIELD_S
-        if waited_s > SPIN_S:
-            time.sleep(self._nap_s if self.long else 0.0)
+        if self.long:
+            time.sleep(self._nap_s)
+        elif waited_s > SPIN_S:
+            _yield()
 
+
+# Sleeping for no time takes 70 µs on Linux, a timer's slack; yielding half of one.
+_yield: Callable[[], object] = getattr(os, "sched_yield", lambda: time.sleep(0.0))
 
 # Failures that were raised in this process, of any transport.
 _TROUBLE: list[str] = []

@@ -7,7 +7,7 @@ Contract: as in `base`, for ranks that have places on one `Board`.
   the same bits.
 - Two groups that have two ranks in common must make their calls in the same order on both.
 
-An all-reduce of up to `direct_bytes` is one round: each rank combines all arrays itself. A larger one goes in pieces of
+An all-reduce in which a rank reads up to `direct_bytes` is one round: each combines all arrays itself. A larger one goes in pieces of
 a slot, each cut into one chunk a rank: every rank pins up its part of the others' chunks, combines its own chunk from
 its own array and the others' slots, pins the result up into the hole that its own chunk left, and copies the others'
 results. So an array is written once and read twice, whatever the number of ranks, and what is written stays in the cache.
@@ -38,7 +38,7 @@ class BoardCollectives(Transport):
 
     _on_board = False
     _board: Board
-    _places: Sequence[int]
+    _places: list[int]
 
     @cached_property
     def _everybody(self) -> tuple[int, ...]:
@@ -121,7 +121,7 @@ class BoardCollectives(Transport):
         out = self._empty(call)
 
         def take(span: slice, slots: Slots) -> None:
-            out[span] = self._share(root, slots[root], self.rank, span, out.dtype)
+            out[span] = self._part(root, slots[root], self.rank, span, out.dtype)
 
         self._deal(out.reshape(1, -1), take, (), (root,), call, deadline)
         return out
@@ -135,12 +135,8 @@ class BoardCollectives(Transport):
         out = blocks[self.rank].copy()
 
         def take(span: slice, slots: Slots) -> None:
-            self._combine(
-                lambda peer: self._share(peer, slots[peer], self.rank, span, array.dtype),
-                blocks[self.rank][span],
-                combine,
-                out[span],
-            )
+            operands = {peer: self._part(peer, slot, self.rank, span, array.dtype) for peer, slot in slots.items()}
+            self._combine(operands, blocks[self.rank][span], combine, out[span])
 
         self._deal(blocks, take, self._everybody, self._everybody, call, deadline)
         if op == "avg":
@@ -157,7 +153,7 @@ class BoardCollectives(Transport):
 
         def take(span: slice, slots: Slots) -> None:
             for peer, slot in slots.items():
-                out[peer, span] = self._share(peer, slot, self.rank, span, array.dtype)
+                out[peer, span] = self._part(peer, slot, self.rank, span, array.dtype)
 
         self._deal(blocks, take, self._everybody, self._everybody, call, deadline)
         return out.reshape(-1)
@@ -191,7 +187,7 @@ class BoardCollectives(Transport):
                 slot = self._await_slot(to, call, deadline)
                 if fill:
                     fill(span, slot)
-                self._post(slot, to, call)
+                self._show(slot, to, call)
             slots = self._notes(source, call, deadline)
             if take:
                 take(span, slots)
@@ -201,7 +197,7 @@ class BoardCollectives(Transport):
         """All-reduce in place, or reduce in place on `root`."""
         combine = reduction(op, array.dtype, call)
         count = self._slot_count(array.dtype)
-        if array.nbytes <= min(self.tuning.direct_bytes, count * array.itemsize):
+        if array.size <= count and array.nbytes * (self.size - 1) <= self.tuning.direct_bytes:
             self._reduce_direct(array, combine, root, call, deadline)
             if op == "avg" and root in (None, self.rank):
                 divide(array, self.size)
@@ -209,22 +205,27 @@ class BoardCollectives(Transport):
             self._reduce_pieces(array, combine, op == "avg", _cut(array.size, count), root, call, deadline)
 
     def _reduce_direct(self, array, combine: np.ufunc, root: int | None, call: Call, deadline: Deadline) -> None:
-        span, mine = slice(0, array.size), -1
-
-        def fill(span: slice, slot: int) -> None:
-            nonlocal mine
-            self._slot(self.rank, slot, span, array.dtype)[:] = array
-            mine = slot
-
-        def take(span: slice, slots: Slots) -> None:
-            if root in (None, self.rank):
-                own = self._slot(self.rank, mine, span, array.dtype)  # the array itself is written to
-                self._combine(lambda peer: self._slot(peer, slots[peer], span, array.dtype), own, combine, array)
-
-        self._rounds([span], fill, take, (), (), call, deadline)
+        span, dtype, everybody = slice(0, array.size), array.dtype, self._everybody
+        self._meet_strangers(call, deadline)
+        slot = self._await_slot(everybody, call, deadline)
+        own = self._slot(self.rank, slot, span, dtype)  # the operand: the array itself is written to
+        own[:] = array
+        self._show(slot, everybody, call)
+        slots = self._notes(everybody, call, deadline)
+        if root in (None, self.rank):
+            operands = {peer: self._slot(peer, theirs, span, dtype) for peer, theirs in slots.items()}
+            self._combine(operands, own, combine, array)
+        self._done(everybody)
 
     def _reduce_pieces(
-        self, array, combine: np.ufunc, average: bool, spans: list[slice], root: int | None, call: Call, deadline: Deadline
+        self,
+        array,
+        combine: np.ufunc,
+        average: bool,
+        spans: list[slice],
+        root: int | None,
+        call: Call,
+        deadline: Deadline,
     ) -> None:
         dtype, everybody = array.dtype, self._everybody
         self._meet_strangers(call, deadline)
@@ -235,11 +236,12 @@ class BoardCollectives(Transport):
             own = bounds[self.rank]
             slots = self._notes(everybody, call, deadline)
             result = self._slot(self.rank, slot, own, dtype)
-            self._combine(lambda peer: self._slot(peer, slots[peer], own, dtype), piece[own], combine, result)
+            operands = {peer: self._slot(peer, theirs, own, dtype) for peer, theirs in slots.items()}
+            self._combine(operands, piece[own], combine, result)
             if average:
                 divide(result, self.size)
             self._done(everybody)
-            self._post(slot, everybody, call)
+            self._show(slot, everybody, call)
             if root in (None, self.rank):
                 piece[own] = result
             if following is not None:  # the others can go on with the next piece while we copy the results of this one
@@ -258,11 +260,17 @@ class BoardCollectives(Transport):
         for span in (slice(0, own.start), slice(own.stop, piece.size)):
             if span.start < span.stop:
                 self._slot(self.rank, slot, span, piece.dtype)[:] = piece[span]
-        self._post(slot, everybody, call)
+        self._show(slot, everybody, call)
         return slot
 
     def _gather(
-        self, array, out: np.ndarray | None, readers: Sequence[int], writers: Sequence[int], call: Call, deadline: Deadline
+        self,
+        array,
+        out: np.ndarray | None,
+        readers: Sequence[int],
+        writers: Sequence[int],
+        call: Call,
+        deadline: Deadline,
     ) -> None:
         def fill(span: slice, slot: int) -> None:
             self._slot(self.rank, slot, span, array.dtype)[:] = array[span]
@@ -289,18 +297,17 @@ class BoardCollectives(Transport):
 
         def fill(span: slice, slot: int) -> None:
             for peer in readers:
-                self._share(self.rank, slot, peer, span, blocks.dtype)[:] = blocks[peer, span]
+                self._part(self.rank, slot, peer, span, blocks.dtype)[:] = blocks[peer, span]
 
         spans = _cut(blocks.shape[1], max(1, self._slot_count(blocks.dtype) // self.size))
         self._rounds(spans, fill if readers else None, take, readers, writers, call, deadline)
 
-    def _combine(self, theirs: Callable[[int], np.ndarray], own: np.ndarray, combine: np.ufunc, out: np.ndarray) -> None:
-        """out = the operands of all ranks, combined in the order of the ranks. `own` may be `out` on ranks 0 and 1."""
-        operands = (own if rank == self.rank else theirs(rank) for rank in range(self.size))
-        first = next(operands)
-        for operand in operands:
-            combine(first, operand, out=out)
-            first = out
+    def _combine(self, theirs: dict[int, np.ndarray], own: np.ndarray, combine: np.ufunc, out: np.ndarray) -> None:
+        """out = the operands of all ranks, combined in the order of the ranks."""
+        operands = {**theirs, self.rank: own}
+        so_far = operands[0]
+        for rank in range(1, self.size):
+            so_far = combine(so_far, operands[rank], out=out)
 
     # -- notes, by rank -----------------------------------------------------------------------------------------------
 
@@ -314,12 +321,12 @@ class BoardCollectives(Transport):
         start = span.start % count
         return self._board.array(self._places[rank], slot, slice(start, start + span.stop - span.start), dtype)
 
-    def _share(self, rank: int, slot: int, receiver: int, span: slice, dtype: np.dtype) -> np.ndarray:
+    def _part(self, rank: int, slot: int, receiver: int, span: slice, dtype: np.dtype) -> np.ndarray:
         """Room for one receiver's block[span] in a slot that is dealt out to all."""
         start = receiver * max(1, self._slot_count(dtype) // self.size)
         return self._board.array(self._places[rank], slot, slice(start, start + span.stop - span.start), dtype)
 
-    def _post(self, slot: int, readers: Sequence[int], call: Call) -> None:
+    def _show(self, slot: int, readers: Sequence[int], call: Call) -> None:
         self._board.post(slot, [self._places[peer] for peer in readers], mark(call))
 
     def _notes(self, writers: Sequence[int], call: Call, deadline: Deadline) -> Slots:
@@ -341,7 +348,7 @@ class BoardCollectives(Transport):
         self._begin(call)
         board = self._board
         if board.strangers and (new := [peer for peer in self._everybody if self._places[peer] in board.strangers]):
-            self._post(self._await_slot(new, call, deadline), new, call)
+            self._show(self._await_slot(new, call, deadline), new, call)
             self._notes(new, call, deadline)
             self._done(new)
             board.strangers.difference_update(self._places[peer] for peer in new)
@@ -350,13 +357,12 @@ class BoardCollectives(Transport):
 class HostSubset(BoardCollectives, Subset):
     """Ranks of one host, out of a transport with a board."""
 
-    def __init__(self, whole: BoardCollectives, ranks: Sequence[int], places: Sequence[int]):
+    def __init__(self, whole: BoardCollectives, ranks: Sequence[int], places: list[int]):
         super().__init__(whole, ranks)
         self._on_board = True
         self._board = whole._board
         self._places = places
         self._boss = whole
-        self.tuning = whole.tuning
 
     def _begin(self, call: Call) -> None:
         self._boss._begin(call)

@@ -1,9 +1,10 @@
-"""Ranks as processes of this host: the plain launcher."""
+"""Ranks as processes of this host, which may be one of several: the plain launcher."""
 
 from __future__ import annotations
 
 from ddp.env import World
-from launch.backends.base import Launcher, Plan, Process, Session
+from launch.backends.base import Launcher, Plan, Process, Session, command, counted
+from launch.cores import shares, threads_for_each
 from launch.job import THREAD_VARIABLES, Job
 
 
@@ -11,42 +12,67 @@ class LocalLauncher(Launcher):
     name = "local"
 
     def plan(self, job: Job, session: Session) -> Plan:
+        ranks = session.ranks or (job.size,)
+        bound = shares(job.cores, job.size) if job.bind else ((),) * job.size
         threads = {} if job.user_threads else dict.fromkeys(THREAD_VARIABLES, str(_threads(job)))
-        processes = tuple(
-            Process(
-                rank=rank,
-                argv=(job.python, *(("-m", "launch.as_torch") if job.as_torch else ()), *job.program, *job.args),
-                env={**_world(rank, job, session).to_env(), "PYTHONUNBUFFERED": "1", **threads},
-            )
-            for rank in range(job.size)
+        worlds = [_world(local_rank, job, session, ranks) for local_rank in range(job.size)]
+        return Plan(
+            processes=tuple(
+                Process(
+                    rank=world.rank,
+                    argv=command(job),
+                    env={**world.to_env(), **_torchrun(world, job, ranks), "PYTHONUNBUFFERED": "1", **threads},
+                    prefixed=world.size > 1,
+                    cores=bound[world.local_rank],
+                )
+                for world in worlds
+            ),
+            notes=(_note(job, ranks),),
+            log_dir=job.log_dir,
+            shown=job.shown,
         )
-        return Plan(processes, notes=(_note(job),))
 
 
-def _world(rank: int, job: Job, session: Session) -> World:
+def _world(local_rank: int, job: Job, session: Session, ranks: tuple[int, ...]) -> World:
     return World(
-        rank=rank,
-        size=job.size,
-        local_rank=rank,
+        rank=sum(ranks[: job.node_rank]) + local_rank,
+        size=sum(ranks),
+        local_rank=local_rank,
         local_size=job.size,
+        node_rank=job.node_rank,
         launcher="ddprun",
-        master_addr="127.0.0.1",
+        master_addr=session.master_addr,
         master_port=session.master_port,
         job=session.job,
         key_file=session.key_file,
+        restart=session.restart,
     )
 
 
+def _torchrun(world: World, job: Job, ranks: tuple[int, ...]) -> dict[str, str]:
+    """What else scripts written for torchrun read."""
+    return {
+        "ROLE_RANK": str(world.rank),
+        "ROLE_WORLD_SIZE": str(world.size),
+        "ROLE_NAME": "default",
+        "GROUP_WORLD_SIZE": str(len(ranks)),
+        "TORCHELASTIC_RUN_ID": job.name or world.job,
+        "TORCHELASTIC_RESTART_COUNT": str(world.restart),
+        "TORCHELASTIC_MAX_RESTARTS": str(job.restarts),
+    }
+
+
 def _threads(job: Job) -> int:
-    return max(1, job.cores // job.size)
+    return threads_for_each(len(job.cores), job.size)
 
 
-def _note(job: Job) -> str:
-    share = f"{_counted(job.size, 'rank')} on {_counted(job.cores, 'core')}"
+def _note(job: Job, ranks: tuple[int, ...]) -> str:
+    share = f"{counted(job.size, 'rank')} on {counted(len(job.cores), 'core')}"
+    if len(ranks) > 1:
+        first = sum(ranks[: job.node_rank])
+        share = f"node {job.node_rank} of {len(ranks)}, from rank {first} of {sum(ranks)}: {share}"
+    if job.bind:
+        share += ", each bound to its own" if job.size <= len(job.cores) else ", too few to bind each to its own"
     if job.user_threads:
         return f"{share}, OMP_NUM_THREADS={job.user_threads} as you set it"
-    return f"{share}, {_counted(_threads(job), 'thread')} for each (set OMP_NUM_THREADS to choose another number)"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+    return f"{share}, {counted(_threads(job), 'thread')} for each (set OMP_NUM_THREADS to choose another number)"

@@ -20,8 +20,7 @@ from core.backend.onednn.primitives import Builder, Call, cached, dims, packed_s
 
 Ints = tuple[int, ...]
 
-# dtypes by their number, which is quicker to ask for than the dtype is to hash
-_DTYPES = {np.dtype(np.float32).num: c.F32, np.dtype(bfloat16).num: c.BF16}
+_DTYPES = {np.dtype(np.float32): c.F32, np.dtype(bfloat16): c.BF16}
 
 
 def _seen(x: np.ndarray) -> np.ndarray:
@@ -32,7 +31,7 @@ def _seen(x: np.ndarray) -> np.ndarray:
 def _as_it_lies(b: Builder, x: np.ndarray) -> Handle:
     strides = strides_of(x)
     assert strides is not None
-    return b.strided(x.shape, _DTYPES[x.dtype.num], strides)
+    return b.strided(x.shape, _DTYPES[x.dtype], strides)
 
 
 # -- products ----------------------------------------------------------------------------------------------------------
@@ -40,8 +39,10 @@ def _as_it_lies(b: Builder, x: np.ndarray) -> Handle:
 
 def matmul(x: np.ndarray, y: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray | None:
     """(*, n, k) @ (*, k, m) + (m) -> (*, n, m); at least two dimensions each, read as they lie."""
-    dtype = x.dtype.num
-    if dtype not in _DTYPES or not x.size or not y.size or (bias is not None and not bias.flags.c_contiguous):
+    dtype = _DTYPES.get(x.dtype)
+    if dtype is None or y.dtype != x.dtype or not x.size or not y.size:
+        return None
+    if bias is not None and (bias.dtype != x.dtype or not bias.flags.c_contiguous):
         return None
     if y.ndim == 2 and x.ndim > 2:  # one product over all rows
         try:
@@ -63,10 +64,10 @@ def matmul(x: np.ndarray, y: np.ndarray, bias: np.ndarray | None = None) -> np.n
         shape = (*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])
 
     def build(b: Builder) -> Call:
-        xd, yd, zd = _as_it_lies(b, x), _as_it_lies(b, y), b.packed(shape, _DTYPES[dtype])
+        xd, yd, zd = _as_it_lies(b, x), _as_it_lies(b, y), b.packed(shape, dtype)
         inputs, bd = {c.SRC: xd, c.WEIGHTS: yd}, None
         if bias is not None:
-            bd = inputs[c.BIAS] = b.packed((1,) * (len(shape) - 1) + bias.shape, _DTYPES[dtype])
+            bd = inputs[c.BIAS] = b.packed((1,) * (len(shape) - 1) + bias.shape, dtype)
         return b.call(b.descriptor("matmul", xd, yd, bd, zd), inputs, {c.DST: zd})
 
     call = cached(("matmul", x.shape, x.strides, y.shape, y.strides, bias is None, dtype), build)
@@ -91,7 +92,15 @@ class _Geometry:
     """The descriptors that the three products share: inside the layouts that oneDNN likes best, or channels-last if the images are."""
 
     def __init__(
-        self, b: Builder, x_shape: Ints, w_shape: Ints, y_shape: Ints, dtype: int, last: bool, places: tuple[Ints, ...], groups: int
+        self,
+        b: Builder,
+        x_shape: Ints,
+        w_shape: Ints,
+        y_shape: Ints,
+        dtype: int,
+        last: bool,
+        places: tuple[Ints, ...],
+        groups: int,
     ):
         stride, padding, dilation = places
         self.places = [dims(stride), dims([d - 1 for d in dilation]), dims(padding), dims(padding)]
@@ -125,18 +134,25 @@ def _empty(shape: Ints, dtype: Any, last: bool) -> np.ndarray:
 
 def _fits(*arrays: np.ndarray) -> bool:
     first = arrays[0]
-    return first.dtype.num in _DTYPES and first.ndim <= 5 and all(a.size and a.dtype == first.dtype for a in arrays)
+    return first.dtype in _DTYPES and first.ndim <= 5 and all(a.size and a.dtype == first.dtype for a in arrays)
 
 
 def conv(
-    x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, out: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int
+    x: np.ndarray,
+    w: np.ndarray,
+    bias: np.ndarray | None,
+    out: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    groups: int,
 ) -> np.ndarray | None:
     """(N, C, *in), (K, C/G, *k), (K) -> (N, K, *out)"""
-    if not _fits(x, w):
+    if not _fits(x, w) or (bias is not None and bias.dtype != x.dtype):
         return None
     w, last = np.ascontiguousarray(w), _lies_channels_last(x)
     x = x if last else _seen(x)
-    shape, dtype = (x.shape[0], w.shape[0], *out), _DTYPES[x.dtype.num]
+    shape, dtype = (x.shape[0], w.shape[0], *out), _DTYPES[x.dtype]
     if bias is not None:
         bias = np.ascontiguousarray(bias)
 
@@ -167,7 +183,7 @@ def conv_input_grad(
         return None
     w, last = np.ascontiguousarray(w), _lies_channels_last(g)
     g = g if last else _seen(g)
-    dtype = _DTYPES[g.dtype.num]
+    dtype = _DTYPES[g.dtype]
 
     def build(b: Builder) -> Call:
         s = _Geometry(b, x_shape, w.shape, g.shape, dtype, last, (stride, padding, dilation), groups)
@@ -175,7 +191,9 @@ def conv_input_grad(
         d = b.descriptor("convolution_backward_data", c.DIRECT, x, s.w, y, *s.places, None)
         return b.call(d, {c.DIFF + c.DST: _as_it_lies(b, g), c.WEIGHTS: s.w_outside}, {c.DIFF + c.SRC: s.x_outside})
 
-    call = cached(("conv_input_grad", g.shape, g.strides, w.shape, x_shape, stride, padding, dilation, groups, dtype), build)
+    call = cached(
+        ("conv_input_grad", g.shape, g.strides, w.shape, x_shape, stride, padding, dilation, groups, dtype), build
+    )
     if call is None:
         return None
     dx = _empty(x_shape, g.dtype, last)
@@ -191,14 +209,28 @@ def conv_weight_grad(
         return None
     last = _lies_channels_last(x) and _lies_channels_last(g)
     g, x = _seen(g), _seen(x)
-    dtype = _DTYPES[g.dtype.num]
+    dtype = _DTYPES[g.dtype]
 
     def build(b: Builder) -> Call:
         s = _Geometry(b, x.shape, w_shape, g.shape, dtype, last, (stride, padding, dilation), groups)
         d = b.descriptor("convolution_backward_weights", c.DIRECT, s.x, s.w, None, s.y, *s.places, None)
-        return b.call(d, {c.DIFF + c.DST: _as_it_lies(b, g), c.SRC: _as_it_lies(b, x)}, {c.DIFF + c.WEIGHTS: s.w_outside})
+        return b.call(
+            d, {c.DIFF + c.DST: _as_it_lies(b, g), c.SRC: _as_it_lies(b, x)}, {c.DIFF + c.WEIGHTS: s.w_outside}
+        )
 
-    key = ("conv_weight_grad", g.shape, g.strides, x.shape, x.strides, w_shape, stride, padding, dilation, groups, dtype)
+    key = (
+        "conv_weight_grad",
+        g.shape,
+        g.strides,
+        x.shape,
+        x.strides,
+        w_shape,
+        stride,
+        padding,
+        dilation,
+        groups,
+        dtype,
+    )
     call = cached(key, build)
     if call is None:
         return None
@@ -210,7 +242,9 @@ def conv_weight_grad(
 # -- pooling -----------------------------------------------------------------------------------------------------------
 
 
-def max_pool(x: np.ndarray, k: Ints, out: Ints, stride: Ints, padding: Ints, dilation: Ints) -> tuple[np.ndarray, np.ndarray] | None:
+def max_pool(
+    x: np.ndarray, k: Ints, out: Ints, stride: Ints, padding: Ints, dilation: Ints
+) -> tuple[np.ndarray, np.ndarray] | None:
     """(N, C, *in) -> (N, C, *out) and, per output, the number of the kernel offset that won. Only what is finite: oneDNN drops NaN."""
     if not _fits(x) or math.prod(k) > 255 or not _finite(x):
         return None
@@ -264,8 +298,10 @@ def sum_pool_grad(g: np.ndarray, x_shape: Ints, k: Ints, stride: Ints, padding: 
     return dx
 
 
-def _pool(algorithm: int, x_shape: Ints, y_shape: Ints, np_dtype: Any, k: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Call | None:
-    dtype = _DTYPES[np_dtype.num]
+def _pool(
+    algorithm: int, x_shape: Ints, y_shape: Ints, np_dtype: Any, k: Ints, stride: Ints, padding: Ints, dilation: Ints
+) -> Call | None:
+    dtype = _DTYPES[np_dtype]
 
     def build(b: Builder) -> Call:
         xd, yd = b.packed(x_shape, dtype), b.packed(y_shape, dtype)
@@ -279,14 +315,18 @@ def _pool(algorithm: int, x_shape: Ints, y_shape: Ints, np_dtype: Any, k: Ints, 
 def _pool_grad(
     algorithm: int, x_shape: Ints, y_shape: Ints, np_dtype: Any, k: Ints, stride: Ints, padding: Ints, dilation: Ints
 ) -> Call | None:
-    dtype = _DTYPES[np_dtype.num]
+    dtype = _DTYPES[np_dtype]
 
     def build(b: Builder) -> Call:
         xd, yd = b.packed(x_shape, dtype), b.packed(y_shape, dtype)
         windows = _windows(x_shape[2:], k, y_shape[2:], stride, padding, dilation)
         forward = b.descriptor("pooling_forward", c.TRAINING, algorithm, xd, yd, *windows)
-        inputs = {c.DIFF + c.DST: yd, c.WORKSPACE: b.packed(y_shape, c.U8)} if algorithm == c.MAX else {c.DIFF + c.DST: yd}
-        return b.call(b.descriptor("pooling_backward", algorithm, xd, yd, *windows, forward), inputs, {c.DIFF + c.SRC: xd})
+        inputs = (
+            {c.DIFF + c.DST: yd, c.WORKSPACE: b.packed(y_shape, c.U8)} if algorithm == c.MAX else {c.DIFF + c.DST: yd}
+        )
+        return b.call(
+            b.descriptor("pooling_backward", algorithm, xd, yd, *windows, forward), inputs, {c.DIFF + c.SRC: xd}
+        )
 
     return cached(("pool_grad", algorithm, x_shape, y_shape, k, stride, padding, dilation, dtype), build)
 
@@ -311,7 +351,7 @@ def softmax(x: np.ndarray) -> np.ndarray | None:
     """eˣ / Σ eˣ along the last dimension. None where x has NaN or ∞, which NumPy carries through the row; −∞, a mask, is fine."""
     if not _fits(x) or not x.max() < np.inf:
         return None
-    dtype = _DTYPES[x.dtype.num]
+    dtype = _DTYPES[x.dtype]
 
     def build(b: Builder) -> Call:
         d = b.packed(x.shape, dtype)
@@ -329,7 +369,7 @@ def softmax_grad(g: np.ndarray, y: np.ndarray) -> np.ndarray | None:
     """y (g − Σ g y) along the last dimension"""
     if not _fits(g, y):
         return None
-    dtype = _DTYPES[y.dtype.num]
+    dtype = _DTYPES[y.dtype]
 
     def build(b: Builder) -> Call:
         d = b.packed(y.shape, dtype)
@@ -355,7 +395,7 @@ def row_moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Mean and (biased) variance of each row."""
     if not _fits(x):
         return None
-    dtype = _DTYPES[x.dtype.num]
+    dtype = _DTYPES[x.dtype]
 
     def build(b: Builder) -> Call:
         d, s = b.packed(x.shape, dtype), b.packed(x.shape[:-1], c.F32)
@@ -370,11 +410,13 @@ def row_moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     return mean, variance
 
 
-def normalize_rows(x: np.ndarray, w: np.ndarray, b: np.ndarray, mean: np.ndarray, rstd: np.ndarray) -> np.ndarray | None:
+def normalize_rows(
+    x: np.ndarray, w: np.ndarray, b: np.ndarray, mean: np.ndarray, rstd: np.ndarray
+) -> np.ndarray | None:
     """(x − mean)·rstd·w + b"""
     if not _fits(x):
         return None
-    dtype = _DTYPES[x.dtype.num]
+    dtype = _DTYPES[x.dtype]
 
     def build(bu: Builder) -> Call:
         d, s, v = bu.packed(x.shape, dtype), bu.packed(x.shape[:-1], c.F32), bu.packed(w.shape, c.F32)
@@ -395,7 +437,7 @@ def normalize_rows_grad(
     """Gradients for x, w and b, the moments being those of x"""
     if not _fits(g, x):
         return None
-    dtype = _DTYPES[x.dtype.num]
+    dtype = _DTYPES[x.dtype]
 
     def build(b: Builder) -> Call:
         d, s, v = b.packed(x.shape, dtype), b.packed(x.shape[:-1], c.F32), b.packed(w.shape, c.F32)

@@ -38,7 +38,8 @@ STATUS = [
 BF16, F32, U8 = 2, 3, 6  # dnnl_data_type_t
 CPU, IN_ORDER, ANY = 1, 1, 1  # engine kind, stream flags, format tag
 TRAINING, BACKWARD = 64, 128  # dnnl_prop_kind_t
-DIRECT, MAX, AVERAGE, SOFTMAX = 0x1, 0x1FF, 0x2FF, 0x30000  # dnnl_alg_kind_t; of the averages the one that counts padding
+# dnnl_alg_kind_t; of the averages the one that counts padding
+DIRECT, MAX, AVERAGE, SOFTMAX = 0x1, 0x1FF, 0x2FF, 0x30000
 USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT = 1, 2, 4  # dnnl_normalization_flags_t
 USER_SCRATCHPAD = 1
 IMPLEMENTATION, SCRATCHPAD_MD, EXEC_ARG_MD = 8, 136, 255  # dnnl_query_t
@@ -49,7 +50,7 @@ DIFF_SCALE, DIFF_SHIFT = 255, 256
 
 
 class Version(ctypes.Structure):
-    _fields_ = [("major", c_int), ("minor", c_int), ("patch", c_int), ("hash", c_char_p), ("cpu", c_uint), ("gpu", c_uint)]
+    _fields_ = [("major", c_int), ("minor", c_int), ("patch", c_int), ("hash", c_char_p), ("runtimes", c_uint * 2)]
 
 
 class ExecArg(ctypes.Structure):
@@ -113,12 +114,8 @@ class OneDNNError(CoreError, RuntimeError):
         self.status = status
 
 
-class Unimplemented(OneDNNError):
-    """oneDNN has no (fast) implementation for these shapes, dtypes and layouts: someone else computes."""
-
-
 class Library:
-    """A loaded oneDNN: every function of the tables as an attribute."""
+    """A loaded oneDNN: its `functions` by name, and its engine."""
 
     def __init__(self, path: str):
         dll = ctypes.CDLL(path)
@@ -134,7 +131,9 @@ class Library:
             raise OSError(f"expected oneDNN 3.x, got {'.'.join(map(str, self.version))}")
         self.engine = Handle(self, "dnnl_engine", "create", CPU, 0)
         # of the OpenMP that it is linked with; a build without OpenMP has none
-        self.set_threads, self.max_threads = (getattr(dll, f"omp_{n}", None) for n in ("set_num_threads", "get_max_threads"))
+        self.set_threads, self.max_threads = (
+            getattr(dll, f"omp_{n}", None) for n in ("set_num_threads", "get_max_threads")
+        )
 
     def call(self, name: str, *args: Any) -> None:
         status = self.functions[name](*args)
@@ -144,14 +143,18 @@ class Library:
     @property
     def isa(self) -> str:
         """The instruction set that its kernels use, e.g. `avx512_core_bf16`."""
-        return self.functions["dnnl_cpu_isa2str"](self.functions["dnnl_get_effective_cpu_isa"]()).decode().removeprefix("cpu_isa_")
+        return (
+            self.functions["dnnl_cpu_isa2str"](self.functions["dnnl_get_effective_cpu_isa"]())
+            .decode()
+            .removeprefix("cpu_isa_")
+        )
 
 
 def failure(name: str, status: int) -> OneDNNError:
     """The error for a status."""
     text = STATUS[status] if 0 <= status < len(STATUS) else "unknown"
-    kind = Unimplemented if status == UNIMPLEMENTED else OneDNNError
-    return kind(f"oneDNN: {name}: expected status 0, got {status} ({text}); {VARIABLE}=off lets NumPy compute instead", status)
+    message = f"oneDNN: {name}: expected status 0, got {status} ({text}); {VARIABLE}=off lets NumPy compute instead"
+    return OneDNNError(message, status)
 
 
 class Handle:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from core.backend.onednn import library
-from core.backend.onednn.library import ExecArg, Handle, Library, OneDNNError, Unimplemented, failure
+from core.backend.onednn.library import ExecArg, Handle, Library, OneDNNError, failure
 
 CAPACITY = 1024  # calls kept in each thread; the least recently used one goes first
 _LINE = 64  # bytes that operands in the arena are aligned to
@@ -73,7 +73,10 @@ def cached(key: Hashable, build: Callable[[Builder], Call]) -> Call | None:
         return calls[key]
     try:
         call = build(Builder(lib))
-    except Unimplemented:
+    except OneDNNError as error:
+        # "invalid arguments" is what it says of operands that overlap, and of many a geometry that NumPy computes
+        if error.status not in (library.UNIMPLEMENTED, library.INVALID):
+            raise
         call = None
     calls[key] = call
     if len(calls) > CAPACITY:
@@ -96,9 +99,8 @@ class Builder:
 
     def strided(self, shape: Sequence[int], dtype: int, strides: Sequence[int]) -> Handle:
         """An operand as it lies in memory; strides in elements."""
-        return Handle(
-            self.library, "dnnl_memory_desc", "create_with_strides", len(shape), dims(shape), dtype, dims(strides)
-        )  # fmt: skip
+        n = len(shape)
+        return Handle(self.library, "dnnl_memory_desc", "create_with_strides", n, dims(shape), dtype, dims(strides))
 
     def packed(self, shape: Sequence[int], dtype: int) -> Handle:
         """An operand in C order."""
@@ -111,15 +113,10 @@ class Builder:
     def descriptor(self, name: str, *args: Any) -> Handle:
         """The descriptor of a primitive; args are numbers, arrays of dimensions, and Handles or None for descriptors of operands."""
         values = [a.value if isinstance(a, Handle) else a for a in args]
-        try:
-            return Handle(
-                self.library, "dnnl_primitive_desc", "create", self.library.engine.value, *values, self.attributes.value,
-                maker=f"dnnl_{name}_primitive_desc",
-            )  # fmt: skip
-        except OneDNNError as error:
-            if error.status == library.INVALID:  # said of many a geometry that NumPy computes
-                raise Unimplemented(str(error), error.status) from None
-            raise
+        return Handle(
+            self.library, "dnnl_primitive_desc", "create", self.library.engine.value, *values, self.attributes.value,
+            maker=f"dnnl_{name}_primitive_desc",
+        )  # fmt: skip
 
     def implementation(self, descriptor: Handle) -> str:
         """Its name, e.g. `brgconv:avx512_core`."""
@@ -130,7 +127,7 @@ class Builder:
     def call(self, descriptor: Handle, inputs: dict[int, Handle], outputs: dict[int, Handle]) -> Call:
         """The call whose operands, in this order, are the inputs and then the outputs: argument number -> how the array lies in memory."""
         if self.implementation(descriptor).startswith("ref"):  # right, but slower than NumPy
-            raise Unimplemented("oneDNN: only the reference implementation", library.UNIMPLEMENTED)
+            raise failure(self.implementation(descriptor), library.UNIMPLEMENTED)
         return Call(self, descriptor, inputs, outputs)
 
     def reorder(self, source: int | None, target: int | None) -> Handle:

@@ -20,14 +20,18 @@ from core.ops.pointwise import sigmoid as sigmoid
 from core.ops.pointwise import tanh as tanh
 
 __all__ = [
-    "celu", "celu_", "elu", "elu_", "gelu", "glu", "gumbel_softmax", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "hardtanh_",
-    "leaky_relu", "leaky_relu_", "log_softmax", "logsigmoid", "mish", "prelu", "relu", "relu6", "relu_", "rrelu", "rrelu_", "selu", "selu_",
-    "sigmoid", "silu", "softmax", "softmin", "softplus", "softshrink", "softsign", "tanh", "tanhshrink", "threshold", "threshold_",
+    "celu", "celu_", "elu", "elu_", "gelu", "glu", "gumbel_softmax", "hardshrink", "hardsigmoid", "hardswish",
+    "hardtanh", "hardtanh_",
+    "leaky_relu", "leaky_relu_", "log_softmax", "logsigmoid", "mish", "prelu", "relu", "relu6", "relu_", "rrelu",
+    "rrelu_", "selu", "selu_",
+    "sigmoid", "silu", "softmax", "softmin", "softplus", "softshrink", "softsign", "tanh", "tanhshrink", "threshold",
+    "threshold_",
 ]  # fmt: skip
 
 
 def _called(op: Any, input: Tensor, inplace: bool, **params: Any) -> Tensor:
-    """The op, or its result written over the input; then the op sees a copy where its rule needs what is overwritten."""
+    """The op, or its result written over the input; then the op sees a copy where its rule needs what is overwritten.
+    """
     if not inplace:
         return op(input, **params)
     input._check_inplace(op.name)
@@ -35,7 +39,8 @@ def _called(op: Any, input: Tensor, inplace: bool, **params: Any) -> Tensor:
     return _shape.copy.inplace(input, op(_pw.clone(input) if recorded else input, **params))
 
 
-# -- rectifiers ----------------------------------------------------------------------------------------------------------
+# -- rectifiers
+# ----------------------------------------------------------------------------------------------------------
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -119,7 +124,8 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
     return hardtanh(input, 0.0, 6.0, inplace)
 
 
-# -- exponential units ---------------------------------------------------------------------------------------------------
+# -- exponential units
+# ---------------------------------------------------------------------------------------------------
 
 
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
@@ -163,7 +169,8 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     return _act.softplus(input, beta=beta, threshold=threshold)
 
 
-# -- smooth units --------------------------------------------------------------------------------------------------------
+# -- smooth units
+# --------------------------------------------------------------------------------------------------------
 
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
@@ -228,7 +235,8 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     )
 
 
-# -- along a dimension ---------------------------------------------------------------------------------------------------
+# -- along a dimension
+# ---------------------------------------------------------------------------------------------------
 
 
 def _old_dim(ndim: int) -> int:
@@ -254,7 +262,9 @@ def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
 
 
 def gumbel_softmax(logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> Tensor:
-    """A sample of softmax((logits + Gumbel noise) / tau); `hard`: one-hot, with the gradient of the soft one. Jang et al. 2017."""
+    """A sample of softmax((logits + Gumbel noise) / tau); `hard`: one-hot, with the gradient of the soft one. Jang et
+    al. 2017.
+    """
     a = logits._a
     u = rng.default_generator.uniform(a.size, np.dtype(np.float64)).reshape(a.shape)
     noise = -np.log(np.maximum(-np.log1p(-u), np.finfo(np.float32).tiny))

@@ -20,17 +20,20 @@ __all__ = ["multi_head_attention_forward", "scaled_dot_product_attention"]
 
 
 def scaled_dot_product_attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False,
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False,
     scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip
     """softmax(q kᵀ·scale + mask) v: (*, L, E), (*, S, E), (*, S, V) -> (*, L, V); scale is 1/√E by default.
 
-    A bool mask is true where a query sees a key, another one is added. `enable_gqa`: several query heads (dimension −3) share a key head.
+    A bool mask is true where a query sees a key, another one is added. `enable_gqa`: several query heads (dimension
+    −3) share a key head.
     """
     _check(dropout_p, "scaled_dot_product_attention")
     if min(query.dim(), key.dim(), value.dim()) < 2:
         raise ShapeError(
-            f"scaled_dot_product_attention: expected query, key and value of at least 2 dimensions, got {tuple(query.shape)}, "
+            f"scaled_dot_product_attention: expected query, key and value of at least 2 dimensions, got "
+            f"{tuple(query.shape)}, "
             f"{tuple(key.shape)} and {tuple(value.shape)}"
         )
     if not query.dtype == key.dtype == value.dtype:
@@ -40,13 +43,14 @@ def scaled_dot_product_attention(
         )
     if query._a.shape[-1] != key._a.shape[-1] or key._a.shape[-2] != value._a.shape[-2]:
         raise ShapeError(
-            f"scaled_dot_product_attention: expected (*, L, E), (*, S, E), (*, S, V), got {tuple(query.shape)}, {tuple(key.shape)} "
+            f"scaled_dot_product_attention: expected (*, L, E), (*, S, E), (*, S, V), got {tuple(query.shape)}, "
+            f"{tuple(key.shape)} "
             f"and {tuple(value.shape)}"
         )
     if attn_mask is not None:
         if is_causal:
             raise ArgumentError("scaled_dot_product_attention: explicit attn_mask should not be set when is_causal=True")
-        if attn_mask.dtype.is_floating_point and attn_mask.dtype != query.dtype or attn_mask._a.dtype.kind in "iu":
+        if (attn_mask.dtype.is_floating_point and attn_mask.dtype != query.dtype) or attn_mask._a.dtype.kind in "iu":
             raise DTypeError(
                 "scaled_dot_product_attention: expected attn_mask dtype to be bool or to match query dtype, "
                 f"but got attn_mask.dtype: {attn_mask.dtype} and query.dtype: {query.dtype}"
@@ -95,13 +99,18 @@ def _projected(query: Tensor, key: Tensor, value: Tensor, w: Tensor, b: Any) -> 
 
 
 def multi_head_attention_forward(
-    query: Tensor, key: Tensor, value: Tensor, embed_dim_to_check: int, num_heads: int, in_proj_weight: Any, in_proj_bias: Any,
-    bias_k: Any, bias_v: Any, add_zero_attn: bool, dropout_p: float, out_proj_weight: Tensor, out_proj_bias: Any, training: bool = True,
-    key_padding_mask: Any = None, need_weights: bool = True, attn_mask: Any = None, use_separate_proj_weight: bool = False,
-    q_proj_weight: Any = None, k_proj_weight: Any = None, v_proj_weight: Any = None, static_k: Any = None, static_v: Any = None,
+    query: Tensor, key: Tensor, value: Tensor, embed_dim_to_check: int, num_heads: int, in_proj_weight: Any,
+    in_proj_bias: Any,
+    bias_k: Any, bias_v: Any, add_zero_attn: bool, dropout_p: float, out_proj_weight: Tensor, out_proj_bias: Any,
+    training: bool = True,
+    key_padding_mask: Any = None, need_weights: bool = True, attn_mask: Any = None,
+    use_separate_proj_weight: bool = False,
+    q_proj_weight: Any = None, k_proj_weight: Any = None, v_proj_weight: Any = None, static_k: Any = None,
+    static_v: Any = None,
     average_attn_weights: bool = True, is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """What `nn.MultiheadAttention` computes: (L, N, E), (S, N, *), (S, N, *) -> (L, N, E) and the weights (N, L, S) or None.
+    """What `nn.MultiheadAttention` computes: (L, N, E), (S, N, *), (S, N, *) -> (L, N, E) and the weights (N, L, S) or
+    None.
 
     Bool masks are true for keys that are not seen. N may be missing. Vaswani et al. 2017.
     """
@@ -124,7 +133,8 @@ def multi_head_attention_forward(
         raise ShapeError(f"{where}: was expecting embedding dimension of {embed_dim_to_check}, but got {e}")
     if key._a.shape[:2] != value._a.shape[:2]:
         raise ShapeError(
-            f"{where}: key's sequence and batch dims {tuple(key.shape[:2])} do not match value's {tuple(value.shape[:2])}"
+            f"{where}: key's sequence and batch dims {tuple(key.shape[:2])} do not match value's "
+            f"{tuple(value.shape[:2])}"
         )
     if is_causal and attn_mask is None:
         raise ArgumentError("Need attn_mask if specifying the is_causal hint.")
@@ -159,7 +169,8 @@ def multi_head_attention_forward(
         extra += 1
     if extra:
         attn_mask, key_padding_mask = (
-            None if m is None else _shape.constant_pad(m, pad=(0, extra), value=0.0) for m in (attn_mask, key_padding_mask)
+            None if m is None else _shape.constant_pad(m, pad=(0, extra), value=0.0) for m in (attn_mask,
+            key_padding_mask)
         )
     keys = k._a.shape[1]
     mask = attn_mask

@@ -50,7 +50,8 @@ def _channels(input: Tensor, p: float, training: bool, inplace: bool, dims: int,
     lead = input.dim() - dims
     if lead not in (1, 2):
         warnings.warn(
-            f"{where}: Received a {input.dim()}-D input to {where}, which is deprecated and will result in an error in a future "
+            f"{where}: Received a {input.dim()}-D input to {where}, which is deprecated and will result in an error "
+            f"in a future "
             f"release. Expected {dims + 1}-D or {dims + 2}-D",
             stacklevel=3,
         )
@@ -83,7 +84,9 @@ _SATURATED = -1.7580993408473766
 
 
 def _alpha(input: Tensor, shape: tuple[int, ...], p: float, inplace: bool) -> Tensor:
-    """Dropped elements become selu's saturation value; then a linear map restores mean 0 and variance 1. Klambauer et al. 2017."""
+    """Dropped elements become selu's saturation value; then a linear map restores mean 0 and variance 1. Klambauer et
+    al. 2017.
+    """
     be, d = backend.of(input._a), input._a.dtype
     keep = _keep(shape, p).astype(d)
     a = 0.0 if p == 1 else 1 / math.sqrt((1 - p) * (1 + p * _SATURATED**2))

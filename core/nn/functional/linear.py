@@ -18,7 +18,8 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Any = None) -
     lead = input1._a.shape[:-1]
     if input2._a.shape[:-1] != lead or input1._a.shape[-1:] != (i,) or input2._a.shape[-1:] != (j,):
         raise ShapeError(
-            f"bilinear: expected inputs (*, {i}) and (*, {j}) for weight {(k, i, j)}, got {tuple(input1.shape)} and {tuple(input2.shape)}"
+            f"bilinear: expected inputs (*, {i}) and (*, {j}) for weight {(k, i, j)}, got {tuple(input1.shape)} and "
+            f"{tuple(input2.shape)}"
         )
     # one product for x₁ᵀ W, another for each row with x₂
     left = _linalg.matmul(input1.reshape(-1, i), weight.permute(1, 0, 2).reshape(i, k * j)).reshape(-1, k, j)

@@ -22,19 +22,24 @@ from core.ops import pointwise as _pw
 from core.ops import reduce as _reduce
 
 __all__ = [
-    "binary_cross_entropy", "binary_cross_entropy_with_logits", "cosine_embedding_loss", "cross_entropy", "ctc_loss", "gaussian_nll_loss",
+    "binary_cross_entropy", "binary_cross_entropy_with_logits", "cosine_embedding_loss", "cross_entropy", "ctc_loss",
+    "gaussian_nll_loss",
     "hinge_embedding_loss", "huber_loss", "kl_div", "l1_loss", "margin_ranking_loss", "mse_loss", "multi_margin_loss",
-    "multilabel_margin_loss", "multilabel_soft_margin_loss", "nll_loss", "poisson_nll_loss", "smooth_l1_loss", "soft_margin_loss",
+    "multilabel_margin_loss", "multilabel_soft_margin_loss", "nll_loss", "poisson_nll_loss", "smooth_l1_loss",
+    "soft_margin_loss",
     "triplet_margin_loss", "triplet_margin_with_distance_loss",
 ]  # fmt: skip
 
 
 def _same_shape(input: Tensor, target: Tensor, where: str) -> None:
-    """torch only warns here; a loss between shapes that differ is almost always a mistake, but it broadcasts, so it is allowed."""
+    """torch only warns here; a loss between shapes that differ is almost always a mistake, but it broadcasts, so it is
+    allowed.
+    """
     if input._a.shape != target._a.shape:
         _broadcast(input, target, where)
         warnings.warn(
-            f"{where}: using a target size {tuple(target.shape)} that is different to the input size {tuple(input.shape)}; "
+            f"{where}: using a target size {tuple(target.shape)} that is different to the input size "
+            f"{tuple(input.shape)}; "
             "this will likely lead to incorrect results due to broadcasting",
             stacklevel=3,
         )
@@ -56,11 +61,13 @@ def _equal_shapes(input: Tensor, target: Tensor, where: str) -> None:
         )
 
 
-# -- regression ----------------------------------------------------------------------------------------------------------
+# -- regression
+# ----------------------------------------------------------------------------------------------------------
 
 
 def mse_loss(
-    input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean", weight: Any = None
+    input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean",
+    weight: Any = None
 ) -> Tensor:  # fmt: skip
     """(x − y)², times `weight`; the mean is then over the sum of the weights"""
     _same_shape(input, target, "mse_loss")
@@ -79,7 +86,8 @@ def _weighted(loss: Tensor, weight: Any, reduction: str, where: str) -> Tensor:
 
 
 def l1_loss(
-    input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean", weight: Any = None
+    input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean",
+    weight: Any = None
 ) -> Tensor:  # fmt: skip
     """|x − y|, times `weight`; the mean is then over the sum of the weights"""
     _same_shape(input, target, "l1_loss")
@@ -88,7 +96,8 @@ def l1_loss(
 
 
 def smooth_l1_loss(
-    input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean", beta: float = 1.0
+    input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean",
+    beta: float = 1.0
 ) -> Tensor:  # fmt: skip
     """d²/(2·beta) where d = |x − y| < beta, else d − beta/2. Girshick 2015."""
     _same_shape(input, target, "smooth_l1_loss")
@@ -106,11 +115,13 @@ def huber_loss(
     _same_shape(input, target, "huber_loss")
     if delta <= 0:
         raise ArgumentError(f"huber_loss: expected delta > 0, got {delta}")
-    return _weighted(_loss.huber(input - target, delta=float(delta)), weight, reduction, "huber_loss")
+    loss = _loss.huber(input - target, delta=float(delta))
+    return reduced(loss if weight is None else loss * weight, reduction, "huber_loss")
 
 
 def poisson_nll_loss(
-    input: Tensor, target: Tensor, log_input: bool = True, full: bool = False, size_average: Any = None, eps: float = 1e-8,
+    input: Tensor, target: Tensor, log_input: bool = True, full: bool = False, size_average: Any = None,
+    eps: float = 1e-8,
     reduce: Any = None, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
     """eˣ − y·x, or x − y·ln(x + eps) without `log_input`; `full` adds Stirling's y·ln y − y + ln(2πy)/2 where y > 1"""
@@ -136,7 +147,8 @@ def gaussian_nll_loss(
             var = var.unsqueeze(-1)
         elif not (input._a.shape[:-1] == var._a.shape[:-1] and var._a.shape[-1] == 1):
             raise ShapeError(
-                f"gaussian_nll_loss: var is of incorrect size: expected {tuple(input.shape)}, without the last dimension or with it "
+                f"gaussian_nll_loss: var is of incorrect size: expected {tuple(input.shape)}, without the last "
+                f"dimension or with it "
                 f"as 1, got {tuple(var.shape)}"
             )
     if backend.of(var._a).device_type == "cpu" and bool((var._a < 0).any()):
@@ -149,11 +161,13 @@ def gaussian_nll_loss(
     return reduced(loss, reduction, "gaussian_nll_loss")
 
 
-# -- probabilities of two classes ----------------------------------------------------------------------------------------
+# -- probabilities of two classes
+# ----------------------------------------------------------------------------------------
 
 
 def binary_cross_entropy(
-    input: Tensor, target: Tensor, weight: Any = None, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
+    input: Tensor, target: Tensor, weight: Any = None, size_average: Any = None, reduce: Any = None,
+    reduction: str = "mean"
 ) -> Tensor:  # fmt: skip
     """−y·ln x − (1 − y)·ln(1 − x) of probabilities x; the logarithms are held above −100"""
     _equal_shapes(input, target, "binary_cross_entropy")
@@ -163,7 +177,8 @@ def binary_cross_entropy(
 
 
 def binary_cross_entropy_with_logits(
-    input: Tensor, target: Tensor, weight: Any = None, size_average: Any = None, reduce: Any = None, reduction: str = "mean",
+    input: Tensor, target: Tensor, weight: Any = None, size_average: Any = None, reduce: Any = None,
+    reduction: str = "mean",
     pos_weight: Any = None,
 ) -> Tensor:  # fmt: skip
     """−p·y·ln σ(x) − (1 − y)·ln(1 − σ(x)) of logits x, with p = `pos_weight`"""
@@ -186,7 +201,8 @@ def soft_margin_loss(
 
 
 def multilabel_soft_margin_loss(
-    input: Tensor, target: Tensor, weight: Any = None, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
+    input: Tensor, target: Tensor, weight: Any = None, size_average: Any = None, reduce: Any = None,
+    reduction: str = "mean"
 ) -> Tensor:  # fmt: skip
     """(N, C), (N, C) of 0 and 1: the mean over classes of −y·ln σ(x) − (1 − y)·ln σ(−x)"""
     loss = (target * logsigmoid(input) + (1 - target) * logsigmoid(-input)) * -1
@@ -196,7 +212,8 @@ def multilabel_soft_margin_loss(
 
 
 def kl_div(
-    input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean", log_target: bool = False
+    input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean",
+    log_target: bool = False
 ) -> Tensor:  # fmt: skip
     """y·(ln y − x) of log-probabilities x; `batchmean` divides the sum by N, which is the divergence"""
     reduction = reduction_of(size_average, reduce, reduction)
@@ -216,11 +233,13 @@ def kl_div(
     return reduced(loss, reduction, "kl_div")
 
 
-# -- margins -------------------------------------------------------------------------------------------------------------
+# -- margins
+# -------------------------------------------------------------------------------------------------------------
 
 
 def hinge_embedding_loss(
-    input: Tensor, target: Tensor, margin: float = 1.0, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
+    input: Tensor, target: Tensor, margin: float = 1.0, size_average: Any = None, reduce: Any = None,
+    reduction: str = "mean"
 ) -> Tensor:  # fmt: skip
     """x where y = 1, max(0, margin − x) where y = −1"""
     _broadcast(input, target, "hinge_embedding_loss")
@@ -263,18 +282,21 @@ def cosine_embedding_loss(
 
 
 def triplet_margin_loss(
-    anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 1.0, p: float = 2, eps: float = 1e-6, swap: bool = False,
+    anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 1.0, p: float = 2, eps: float = 1e-6,
+    swap: bool = False,
     size_average: Any = None, reduce: Any = None, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
     """max(0, ‖a − p‖ − ‖a − n‖ + margin); `swap` takes the smaller of ‖a − n‖ and ‖p − n‖. Balntas et al. 2016."""
     return triplet_margin_with_distance_loss(
-        anchor, positive, negative, distance_function=lambda x, y: pairwise_distance(x, y, p, eps), margin=margin, swap=swap,
+        anchor, positive, negative, distance_function=lambda x, y: pairwise_distance(x, y, p, eps), margin=margin,
+        swap=swap,
         reduction=reduction_of(size_average, reduce, reduction),
     )  # fmt: skip
 
 
 def triplet_margin_with_distance_loss(
-    anchor: Tensor, positive: Tensor, negative: Tensor, *, distance_function: Callable[..., Any] | None = None, margin: float = 1.0,
+    anchor: Tensor, positive: Tensor, negative: Tensor, *, distance_function: Callable[..., Any] | None = None,
+    margin: float = 1.0,
     swap: bool = False, reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
     """`triplet_margin_loss` with another distance"""
@@ -282,7 +304,8 @@ def triplet_margin_with_distance_loss(
         raise ArgumentError(f"triplet_margin_loss: expected margin to be greater than 0, got {margin}")
     if not anchor.dim() == positive.dim() == negative.dim():
         raise ShapeError(
-            "triplet_margin_loss: the anchor, positive, and negative tensors are expected to have the same number of dimensions, but "
+            "triplet_margin_loss: the anchor, positive, and negative tensors are expected to have the same number of "
+            "dimensions, but "
             f"got: anchor {anchor.dim()}D, positive {positive.dim()}D, and negative {negative.dim()}D inputs"
         )
     distance = pairwise_distance if distance_function is None else distance_function
@@ -298,12 +321,14 @@ def _rows(input: Tensor, target: Tensor, ndim: int, where: str) -> tuple[Tensor,
     if ndim == 1:
         y = y.reshape(-1)
     if x.dim() != 2 or y._a.shape != (x._a.shape if ndim == 2 else x._a.shape[:1]):
-        raise ShapeError(f"{where}: expected input (N, C) or (C), got {tuple(input.shape)} with target {tuple(target.shape)}")
+        raise ShapeError(
+            f"{where}: expected input (N, C) or (C), got {tuple(input.shape)} with target {tuple(target.shape)}")
     return x, y
 
 
 def multi_margin_loss(
-    input: Tensor, target: Tensor, p: int = 1, margin: float = 1.0, weight: Any = None, size_average: Any = None, reduce: Any = None,
+    input: Tensor, target: Tensor, p: int = 1, margin: float = 1.0, weight: Any = None, size_average: Any = None,
+    reduce: Any = None,
     reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
     """Σᵢ max(0, margin − x[y] + xᵢ)ᵖ / C over the classes i other than y, times weight[y]: (N, C), (N)"""
@@ -324,7 +349,9 @@ def multi_margin_loss(
 def multilabel_margin_loss(
     input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
 ) -> Tensor:
-    """Σ max(0, 1 − (x[y] − xᵢ)) / C over the target classes y, which end at the first −1, and all other classes i: (N, C), (N, C)"""
+    """Σ max(0, 1 − (x[y] − xᵢ)) / C over the target classes y, which end at the first −1, and all other classes i: (N,
+    C), (N, C)
+    """
     x, y = _rows(input, target, 2, "multilabel_margin_loss")
     a = y._a
     xp = backend.of(a).xp
@@ -341,14 +368,17 @@ def multilabel_margin_loss(
     return reduced(loss, reduction_of(size_average, reduce, reduction), "multilabel_margin_loss")
 
 
-# -- sequences -----------------------------------------------------------------------------------------------------------
+# -- sequences
+# -----------------------------------------------------------------------------------------------------------
 
 
 def ctc_loss(
-    log_probs: Tensor, targets: Tensor, input_lengths: Any, target_lengths: Any, blank: int = 0, reduction: str = "mean",
+    log_probs: Tensor, targets: Tensor, input_lengths: Any, target_lengths: Any, blank: int = 0,
+    reduction: str = "mean",
     zero_infinity: bool = False,
 ) -> Tensor:  # fmt: skip
-    """−ln of the probability of each target over all alignments: log_probs (T, N, C) or (T, C), targets (N, S) or concatenated.
+    """−ln of the probability of each target over all alignments: log_probs (T, N, C) or (T, C), targets (N, S) or
+    concatenated.
 
     `mean` divides each loss by its target's length first. Graves et al. 2006.
     """
@@ -357,7 +387,8 @@ def ctc_loss(
     frames, lengths = (np.asarray(_host(n)).reshape(-1).astype(np.int64) for n in (input_lengths, target_lengths))
     n = x._a.shape[1]
     if frames.shape != (n,) or lengths.shape != (n,):
-        raise ShapeError(f"ctc_loss: expected {n} input_lengths and target_lengths, got {frames.size} and {lengths.size}")
+        raise ShapeError(
+            f"ctc_loss: expected {n} input_lengths and target_lengths, got {frames.size} and {lengths.size}")
     if n and (frames.min() < 0 or frames.max() > x._a.shape[0]):
         raise ShapeError(
             f"ctc_loss: expected input_lengths to have value at most {x._a.shape[0]}, got {frames.tolist()}"
@@ -389,11 +420,13 @@ def _blanked(targets: np.ndarray, lengths: np.ndarray, blank: int) -> np.ndarray
     return path
 
 
-# -- classes -------------------------------------------------------------------------------------------------------------
+# -- classes
+# -------------------------------------------------------------------------------------------------------------
 
 
 def nll_loss(
-    input: Tensor, target: Tensor, weight: Any = None, size_average: Any = None, ignore_index: int = -100, reduce: Any = None,
+    input: Tensor, target: Tensor, weight: Any = None, size_average: Any = None, ignore_index: int = -100,
+    reduce: Any = None,
     reduction: str = "mean",
 ) -> Tensor:  # fmt: skip
     """−weight[target] · input[target]: input (N, C, *) of log-probabilities or (C), target (N, *) or () of classes"""
@@ -402,10 +435,13 @@ def nll_loss(
 
 
 def cross_entropy(
-    input: Tensor, target: Tensor, weight: Any = None, size_average: Any = None, ignore_index: int = -100, reduce: Any = None,
+    input: Tensor, target: Tensor, weight: Any = None, size_average: Any = None, ignore_index: int = -100,
+    reduce: Any = None,
     reduction: str = "mean", label_smoothing: float = 0.0,
 ) -> Tensor:  # fmt: skip
-    """−ln softmax(input)[target]: input (N, C, *) of logits or (C); target (N, *) of classes, or probabilities of input's shape."""
+    """−ln softmax(input)[target]: input (N, C, *) of logits or (C); target (N, *) of classes, or probabilities of
+    input's shape.
+    """
     reduction = reduction_of(size_average, reduce, reduction)
     dim = 1 if input._a.ndim > 1 else 0
     if input._a.ndim == 0:
@@ -415,7 +451,8 @@ def cross_entropy(
     if target._a.dtype.kind in "fV":
         if target._a.shape != input._a.shape:
             raise DTypeError(
-                f"cross_entropy: expected class indices of an integer dtype, or probabilities of shape {tuple(input.shape)}; "
+                f"cross_entropy: expected class indices of an integer dtype, or probabilities of shape "
+                f"{tuple(input.shape)}; "
                 f"got {target.dtype} of shape {tuple(target.shape)}"
             )
         return _cross_entropy_probabilities(input, target, weight, reduction, label_smoothing, dim)

@@ -17,12 +17,13 @@ from core.ops import reduce as _reduce
 from core.ops import shape as _shape
 
 __all__ = [
-    "batch_norm", "cosine_similarity", "group_norm", "instance_norm", "layer_norm", "local_response_norm", "normalize", "pairwise_distance",
+    "batch_norm", "cosine_similarity", "group_norm", "instance_norm", "layer_norm", "local_response_norm", "normalize",
+    "pairwise_distance",
     "pdist", "rms_norm",
 ]  # fmt: skip
 
 
-def _per_channel(x: Tensor | None, input: Tensor, where: str) -> Tensor | None:
+def _per_channel(x: Tensor | None, input: Tensor, where: str) -> Any:
     """(C) -> (1, C, 1, …), so that it broadcasts against (N, C, *)"""
     if x is None:
         return None
@@ -33,13 +34,15 @@ def _per_channel(x: Tensor | None, input: Tensor, where: str) -> Tensor | None:
 
 
 def batch_norm(
-    input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None, bias: Tensor | None = None,
+    input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,
+    bias: Tensor | None = None,
     training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
 ) -> Tensor:  # fmt: skip
     """(x − mean) / √(var + eps) · weight + bias for each channel of (N, C, *).
 
-    While training, mean and variance are the batch's and the running ones move towards them: running ← (1 − momentum)·running +
-    momentum·batch, with the unbiased variance. Else they are the running ones. Ioffe & Szegedy 2015.
+    While training, mean and variance are the batch's and the running ones move towards them: running ← (1 −
+    momentum)·running + momentum·batch, with the unbiased variance. Else they are the running ones. Ioffe & Szegedy
+    2015.
     """
     if input._a.ndim < 2:
         raise ShapeError(f"batch_norm: expected input (N, C, *), got shape {tuple(input.shape)}")
@@ -99,14 +102,17 @@ def instance_norm(
 def layer_norm(
     input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """(x − mean) / √(var + eps) · weight + bias over the last dimensions, those of `normalized_shape`. Ba et al. 2016."""
+    """(x − mean) / √(var + eps) · weight + bias over the last dimensions, those of `normalized_shape`. Ba et al. 2016.
+    """
     return _ops.standardize(
         [input, weight, bias], axes=_last(input, normalized_shape, (weight, bias), "layer_norm"), eps=eps
     )
 
 
 def rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    """x / √(mean(x²) + eps) · weight over the last dimensions; eps is the dtype's own by default. Zhang & Sennrich 2019."""
+    """x / √(mean(x²) + eps) · weight over the last dimensions; eps is the dtype's own by default. Zhang & Sennrich
+    2019.
+    """
     axes = _last(input, normalized_shape, (weight,), "rms_norm")
     if eps is None:
         a = input._a
@@ -120,7 +126,8 @@ def _last(input: Tensor, normalized_shape: Any, affine: Any, where: str) -> tupl
     ndim = input._a.ndim
     if not shape or input._a.shape[ndim - len(shape) :] != shape:
         raise ShapeError(
-            f"{where}: given normalized_shape={list(shape)}, expected input with shape [*, {', '.join(map(str, shape))}], "
+            f"{where}: given normalized_shape={list(shape)}, expected input with shape [*, "
+            f"{', '.join(map(str, shape))}], "
             f"got input of size {tuple(input.shape)}"
         )
     for p in affine:
@@ -142,7 +149,8 @@ def group_norm(
     n, c = shape[:2]
     grouped = (n, num_groups, c // num_groups, *shape[2:])
     one = (1, num_groups, c // num_groups, *(1,) * (len(shape) - 2))
-    w, b = (None if p is None else _per_channel(p, input, "group_norm").reshape(one) for p in (weight, bias))  # type: ignore[union-attr]
+    w, b = (None if p is None else _per_channel(p, input, "group_norm").reshape(one) for p in (weight,
+        bias))
     y = _ops.standardize([input.reshape(grouped), w, b], axes=tuple(range(2, len(grouped))), eps=eps)
     return y.reshape(shape)
 
@@ -152,7 +160,8 @@ def local_response_norm(
 ) -> Tensor:
     """x / (k + alpha·mean(x²))^beta, the mean over `size` neighbouring channels. Krizhevsky et al. 2012."""
     if input._a.ndim < 3:
-        raise ShapeError(f"local_response_norm: expected 3D or higher dimensionality input, got {input._a.ndim} dimensions")
+        raise ShapeError(
+            f"local_response_norm: expected 3D or higher dimensionality input, got {input._a.ndim} dimensions")
     n, c, *rest = input._a.shape
     squares = _pw.square(input).reshape(n, 1, c, -1)
     squares = _shape.constant_pad(squares, pad=(0, 0, size // 2, (size - 1) // 2), value=0.0)
@@ -160,7 +169,8 @@ def local_response_norm(
     return input / _pw.pow(sums.reshape(n, c, *rest) * (alpha / size) + k, beta)
 
 
-# -- vectors and distances -----------------------------------------------------------------------------------------------
+# -- vectors and distances
+# -----------------------------------------------------------------------------------------------
 
 
 def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Tensor:

@@ -16,8 +16,8 @@ _MODES = ("constant", "reflect", "replicate", "circular")
 def pad(input: Tensor, pad: Any, mode: str = "constant", value: Any = None) -> Tensor:
     """`pad` is (before, after) for the last dimension, then the one before it, and so on; negative numbers cut.
 
-    Modes: a constant, the neighbours mirrored ("reflect"), the border repeated ("replicate"), the other end ("circular"); the last three leave the
-    first one or two dimensions, N and C, alone.
+    Modes: a constant, the neighbours mirrored ("reflect"), the border repeated ("replicate"), the other end
+    ("circular"); the last three leave the first one or two dimensions, N and C, alone.
     """
     pad = tuple(int(p) for p in pad)
     if mode == "constant":
@@ -29,7 +29,8 @@ def pad(input: Tensor, pad: Any, mode: str = "constant", value: Any = None) -> T
     dims = len(pad) // 2
     if len(pad) % 2 or not 1 <= dims <= 3 or input.dim() not in (dims + 1, dims + 2):
         raise ShapeError(
-            f"pad: expected an input of {dims + 1} or {dims + 2} dimensions for padding {pad} of mode {mode!r}, got {tuple(input.shape)}"
+            f"pad: expected an input of {dims + 1} or {dims + 2} dimensions for padding {pad} of mode {mode!r}, got "
+            f"{tuple(input.shape)}"
         )
     for i in range(dims):
         lo, hi = pad[2 * i : 2 * i + 2]
@@ -44,11 +45,13 @@ def _extended(x: Tensor, dim: int, lo: int, hi: int, mode: str) -> Tensor:
     most = {"reflect": n - 1, "circular": n}.get(mode)
     if most is not None and max(lo, hi) > most:
         raise ShapeError(
-            f"pad: Padding size should be less than {'the corresponding input dimension' if mode == 'reflect' else 'or equal to the input size'}"
+            f"pad: Padding size should be less than "
+            f"{'the corresponding input dimension' if mode == 'reflect' else 'or equal to the input size'}"
             f", but got padding ({lo}, {hi}) at dimension {dim} of input {tuple(x.shape)}"
         )
     if n + lo + hi < 1 or not n:
-        raise ShapeError(f"pad: expected an output with elements, got padding ({lo}, {hi}) at dimension {dim} of {tuple(x.shape)}")
+        raise ShapeError(
+            f"pad: expected an output with elements, got padding ({lo}, {hi}) at dimension {dim} of {tuple(x.shape)}")
 
     def piece(start: int, length: int) -> Tensor:
         return _shape.narrow(x, dim=dim, start=start, length=length)

@@ -21,7 +21,8 @@ def _padding(padding_idx: int | None, rows: int, where: str) -> int | None:
     if padding_idx is None:
         return None
     if not -rows <= padding_idx < rows:
-        raise RangeError(f"{where}: Padding_idx must be within num_embeddings: expected {-rows} to {rows - 1}, got {padding_idx}")
+        raise RangeError(
+            f"{where}: Padding_idx must be within num_embeddings: expected {-rows} to {rows - 1}, got {padding_idx}")
     return padding_idx % rows
 
 
@@ -61,8 +62,9 @@ def embedding(
 ) -> Tensor:  # fmt: skip
     """Rows of weight (V, D) by an index of any shape (*): (*, D)
 
-    The row `padding_idx` gets no gradient. `max_norm`: rows that are used are scaled down to it first, in place. `scale_grad_by_freq`: the gradient
-    of a row is divided by how often it is used. Gradients are dense; `sparse` changes nothing.
+    The row `padding_idx` gets no gradient. `max_norm`: rows that are used are scaled down to it first, in place.
+    `scale_grad_by_freq`: the gradient of a row is divided by how often it is used. Gradients are dense; `sparse`
+    changes nothing.
     """
     padding_idx = _padding(padding_idx, weight._a.shape[0], "embedding")
     if max_norm is not None:
@@ -73,7 +75,8 @@ def embedding(
 
 def embedding_bag(
     input: Tensor, weight: Tensor, offsets: Tensor | None = None, max_norm: Any = None, norm_type: float = 2,
-    scale_grad_by_freq: bool = False, mode: str = "mean", sparse: bool = False, per_sample_weights: Tensor | None = None,
+    scale_grad_by_freq: bool = False, mode: str = "mean", sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
     include_last_offset: bool = False, padding_idx: int | None = None,
 ) -> Tensor:  # fmt: skip
     """The sum, mean or max of the rows of each bag: input (B, L), or (ΣL) with the bags' `offsets` (B) -> (B, D)
@@ -85,10 +88,12 @@ def embedding_bag(
         raise ArgumentError(f"{where}: mode has to be one of sum, mean or max, got {mode!r}")
     if per_sample_weights is not None:
         if mode != "sum":
-            raise ArgumentError(f"{where}: per_sample_weights was not None; it is only supported for mode='sum', got {mode!r}")
+            raise ArgumentError(
+                f"{where}: per_sample_weights was not None; it is only supported for mode='sum', got {mode!r}")
         if per_sample_weights._a.shape != input._a.shape:
             raise ShapeError(
-                f"{where}: expected per_sample_weights of the input's shape {tuple(input.shape)}, got {tuple(per_sample_weights.shape)}"
+                f"{where}: expected per_sample_weights of the input's shape {tuple(input.shape)}, got "
+                f"{tuple(per_sample_weights.shape)}"
             )
     padding_idx = _padding(padding_idx, weight._a.shape[0], where)
     place, present = _bags(input, offsets, include_last_offset)
@@ -121,7 +126,9 @@ def _bags(input: Tensor, offsets: Tensor | None, include_last_offset: bool) -> t
     xp, a = backend.of(input._a).xp, input._a
     if a.ndim == 2:
         if offsets is not None:
-            raise ArgumentError("if input is 2D, then offsets has to be None, as input is treated is a mini-batch of fixed length sequences")
+            raise ArgumentError(
+                "if input is 2D, then offsets has to be None, as input is treated is a mini-batch of fixed length "
+                "sequences")
         return xp.arange(a.size).reshape(a.shape), xp.ones(a.shape, dtype=bool)
     if a.ndim != 1:
         raise ShapeError(f"input has to be 1D or 2D Tensor, but got Tensor of dimension {a.ndim}")
@@ -131,7 +138,9 @@ def _bags(input: Tensor, offsets: Tensor | None, include_last_offset: bool) -> t
         raise ShapeError(f"offsets has to be a 1D Tensor, got shape {tuple(offsets.shape)}")
     starts = offsets._a
     if starts.size and int(starts[0]) != 0:
-        raise ArgumentError(f"offsets[0] has to be 0, i.e., the first sequence in the mini-batch has to start from position 0, got {int(starts[0])}")
+        raise ArgumentError(
+            f"offsets[0] has to be 0, i.e., the first sequence in the mini-batch has to start from position 0, got "
+            f"{int(starts[0])}")
     if include_last_offset:
         starts, ends = starts[:-1], starts[1:]
     else:
@@ -146,7 +155,8 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     """(*) of classes -> (*, num_classes) of zeros and ones, int64; by default there are as many as the greatest says"""
     a = tensor._a
     if a.dtype != np.int64:
-        raise DTypeError(f"one_hot is only applicable to index tensor of type LongTensor, got {tensor.dtype}; use tensor.long()")
+        raise DTypeError(
+            f"one_hot is only applicable to index tensor of type LongTensor, got {tensor.dtype}; use tensor.long()")
     if not a.size:
         if num_classes <= 0:
             raise ArgumentError("Can not infer total number of classes from empty tensor.")
@@ -155,6 +165,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
         if low < 0:
             raise ArgumentError(f"Class values must be non-negative, got {low}")
         if num_classes != -1 and high >= num_classes:
-            raise ArgumentError(f"Class values must be smaller than num_classes: expected 0 to {num_classes - 1}, got {high}")
+            raise ArgumentError(
+                f"Class values must be smaller than num_classes: expected 0 to {num_classes - 1}, got {high}")
         num_classes = high + 1 if num_classes == -1 else num_classes
     return wrap((a[..., None] == backend.of(a).xp.arange(num_classes)).astype(np.int64))

@@ -21,12 +21,15 @@ from core.ops import pointwise as _pw
 from core.ops import resample as _resample
 
 __all__ = [
-    "affine_grid", "channel_shuffle", "fold", "grid_sample", "interpolate", "pixel_shuffle", "pixel_unshuffle", "unfold", "upsample",
+    "affine_grid", "channel_shuffle", "fold", "grid_sample", "interpolate", "pixel_shuffle", "pixel_unshuffle",
+    "unfold", "upsample",
     "upsample_bilinear", "upsample_nearest",
 ]  # fmt: skip
 
-# -- resampling ----------------------------------------------------------------------------------------------------------
-# Along each dimension resampling is a linear map, so it is a product with a matrix (out, in) of few non-zeros, and so is its gradient.
+# -- resampling
+# ----------------------------------------------------------------------------------------------------------
+# Along each dimension resampling is a linear map, so it is a product with a matrix (out, in) of few non-zeros, and so
+# is its gradient.
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 _CUBIC = -0.75  # Keys' a, as torch has it
@@ -102,8 +105,8 @@ def interpolate(
 ) -> Tensor:  # fmt: skip
     """(N, C, *in) -> (N, C, *out), to `size` or by `scale_factor`.
 
-    Modes nearest, nearest-exact, linear (3-d), bilinear and bicubic (4-d), trilinear (5-d), area. `align_corners`: the centres of the corner
-    pixels coincide, not the corners.
+    Modes nearest, nearest-exact, linear (3-d), bilinear and bicubic (4-d), trilinear (5-d), area. `align_corners`: the
+    centres of the corner pixels coincide, not the corners.
     """
     n = input.dim() - 2
     known = ["nearest", "nearest-exact", "area", _LINEAR.get(n, "linear"), *(["bicubic"] if n == 2 else [])]
@@ -119,14 +122,16 @@ def interpolate(
     if (size is None) == (scale_factor is None):
         raise ArgumentError("interpolate: expected one of size and scale_factor, got " + ("neither" if size is None else "both"))
     if antialias and mode not in ("bilinear", "bicubic"):
-        raise ArgumentError("Anti-alias option is restricted to bilinear and bicubic modes and requires a 4-D tensor as input")
+        raise ArgumentError(
+            "Anti-alias option is restricted to bilinear and bicubic modes and requires a 4-D tensor as input")
     sizes = input._a.shape[2:]
     factors: Sequence[float | None] = (None,) * n
     if size is None:
-        factors = tuple(map(float, scale_factor)) if isinstance(scale_factor, (tuple, list)) else (float(scale_factor),) * n
+        factors = tuple(map(float, scale_factor)) if isinstance(scale_factor, (tuple, list)) else (float(scale_factor),
+            ) * n
         if len(factors) != n:
             raise ArgumentError(f"interpolate: expected one scale_factor or {n}, got {scale_factor}")
-        outs = tuple(int(math.floor(s * f)) for s, f in zip(sizes, factors))  # type: ignore[operator]
+        outs = tuple(math.floor(s * f) for s, f in zip(sizes, factors))
         if recompute_scale_factor:
             factors = (None,) * n
     else:
@@ -134,7 +139,8 @@ def interpolate(
             raise ArgumentError("recompute_scale_factor is not meaningful with an explicit size.")
         outs = tuple_of(size, n, "interpolate")
     if min(outs) < 1 or min(sizes) < 1:
-        raise ShapeError(f"interpolate: Input and output sizes should be greater than 0, but got {tuple(sizes)} and {outs}")
+        raise ShapeError(
+            f"interpolate: Input and output sizes should be greater than 0, but got {tuple(sizes)} and {outs}")
     if mode == "area":
         return _adaptive_avg_pool(input, outs, n)
     for i, (s, out, f) in enumerate(zip(sizes, outs, factors)):
@@ -172,11 +178,14 @@ def upsample_bilinear(input: Tensor, size: Any = None, scale_factor: Any = None)
     return interpolate(input, size, scale_factor, mode="bilinear", align_corners=True)
 
 
-# -- grids ---------------------------------------------------------------------------------------------------------------
+# -- grids
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> Tensor:
-    """(N, 2, 3) and size (N, C, H, W) -> (N, H, W, 2), or (N, 3, 4) and (N, C, D, H, W) -> (N, D, H, W, 3): where `grid_sample` is to look."""
+    """(N, 2, 3) and size (N, C, H, W) -> (N, H, W, 2), or (N, 3, 4) and (N, C, D, H, W) -> (N, D, H, W, 3): where
+    `grid_sample` is to look.
+    """
     if align_corners is None:
         warnings.warn(
             "Default grid_sample and affine_grid behavior has changed to align_corners=False since 1.3.0. "
@@ -187,7 +196,8 @@ def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> 
     dims = len(space)
     if dims not in (2, 3) or theta._a.shape != (n, dims, dims + 1):
         raise ShapeError(
-            f"Expected a batch of 2D affine matrices of shape Nx2x3 for size NxCxHxW, or 3D of Nx3x4, got {tuple(theta.shape)} for {tuple(size)}"
+            f"Expected a batch of 2D affine matrices of shape Nx2x3 for size NxCxHxW, or 3D of Nx3x4, got "
+            f"{tuple(theta.shape)} for {tuple(size)}"
         )
     axes = []
     for length in space:
@@ -202,9 +212,11 @@ def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> 
 def grid_sample(
     input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mode: str = "zeros", align_corners: bool | None = None
 ) -> Tensor:
-    """(N, C, *in), (N, *out, dims) -> (N, C, *out): the input at the points of the grid, x first, −1 to 1 across. Jaderberg et al. 2015.
+    """(N, C, *in), (N, *out, dims) -> (N, C, *out): the input at the points of the grid, x first, −1 to 1 across.
+    Jaderberg et al. 2015.
 
-    Modes bilinear, nearest, bicubic (2-d); beyond the border zeros, its value ("border"), or the image reflected ("reflection").
+    Modes bilinear, nearest, bicubic (2-d); beyond the border zeros, its value ("border"), or the image reflected
+    ("reflection").
     """
     dims = input.dim() - 2
     if mode not in ("bilinear", "nearest", "bicubic") or (mode == "bicubic" and dims != 2):
@@ -218,13 +230,15 @@ def grid_sample(
     if align_corners is None:
         warnings.warn(
             "Default grid_sample and affine_grid behavior has changed to align_corners=False since 1.3.0. "
-            "Please specify align_corners=True if the old behavior is desired. See the documentation of grid_sample for details.",
+            "Please specify align_corners=True if the old behavior is desired. See the documentation of grid_sample "
+            "for details.",
             stacklevel=2,
         )
     n, c, *sizes = input._a.shape
     if dims not in (2, 3) or grid.dim() != input.dim() or grid._a.shape[0] != n or grid._a.shape[-1] != dims:
         raise ShapeError(
-            f"grid_sample: expected input (N, C, *) of 4 or 5 dimensions and a grid (N, *, {dims}), got {tuple(input.shape)} and "
+            f"grid_sample: expected input (N, C, *) of 4 or 5 dimensions and a grid (N, *, {dims}), got "
+            f"{tuple(input.shape)} and "
             f"{tuple(grid.shape)}"
         )
     out = grid._a.shape[1:-1]
@@ -238,7 +252,8 @@ def grid_sample(
     y: Any = 0.0
     for corner in itertools.product(*taps):
         weight: Any = 1.0
-        index, inside = 0, True
+        index: Any = 0
+        inside: Any = True
         xp = backend.of(input._a).xp
         for (place, w), size in zip(corner, sizes):
             if mode == "bicubic":
@@ -267,7 +282,8 @@ def _folded(p: Tensor, size: int, padding_mode: str, align_corners: bool) -> Ten
 
 
 def _taps(p: Tensor, mode: str) -> list[tuple[Any, Any]]:
-    """(position, weight) of the pixels that a point draws on along one dimension; the weight has a gradient, None is 1."""
+    """(position, weight) of the pixels that a point draws on along one dimension; the weight has a gradient, None is 1.
+    """
     xp = backend.of(p._a).xp
     if mode == "nearest":
         return [(xp.rint(p._a), None)]
@@ -281,7 +297,8 @@ def _taps(p: Tensor, mode: str) -> list[tuple[Any, Any]]:
     return [(first - 1, far(t + 1)), (first, near(t)), (first + 1, near(1 - t)), (first + 2, far(2 - t))]
 
 
-# -- channels and space --------------------------------------------------------------------------------------------------
+# -- channels and space
+# --------------------------------------------------------------------------------------------------
 
 
 def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
@@ -290,7 +307,8 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     *lead, c, h, w = input._a.shape
     if r < 1 or c % (r * r):
         raise ShapeError(
-            f"pixel_shuffle expects its input's 'channel' dimension to be divisible by the square of upscale_factor, but {c} is not by {r}²"
+            f"pixel_shuffle expects its input's 'channel' dimension to be divisible by the square of upscale_factor, "
+            f"but {c} is not by {r}²"
         )
     x = input.reshape(-1, c // (r * r), r, r, h, w).permute(0, 1, 4, 2, 5, 3)
     return x.reshape(*lead, c // (r * r), h * r, w * r)
@@ -301,7 +319,8 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     r = downscale_factor
     *lead, c, h, w = input._a.shape
     if r < 1 or h % r or w % r:
-        raise ShapeError(f"pixel_unshuffle expects height and width to be divisible by downscale_factor, but {(h, w)} is not by {r}")
+        raise ShapeError(
+            f"pixel_unshuffle expects height and width to be divisible by downscale_factor, but {(h, w)} is not by {r}")
     x = input.reshape(-1, c, h // r, r, w // r, r).permute(0, 1, 3, 5, 2, 4)
     return x.reshape(*lead, c * r * r, h // r, w // r)
 
@@ -310,7 +329,8 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     """(N, C, *): channel k of group g goes to place k·groups + g. Zhang et al. 2018."""
     n, c, *rest = input._a.shape
     if groups < 1 or c % groups:
-        raise ShapeError(f"channel_shuffle: number of channels must be divisible by groups, got {c} channels and {groups} groups")
+        raise ShapeError(
+            f"channel_shuffle: number of channels must be divisible by groups, got {c} channels and {groups} groups")
     return input.reshape(n, groups, c // groups, *rest).transpose(1, 2).reshape(n, c, *rest)
 
 
@@ -324,7 +344,8 @@ def unfold(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0,
     return y.squeeze(0) if single else y
 
 
-def fold(input: Tensor, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Tensor:
+def fold(input: Tensor, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0,
+        stride: Any = 1) -> Tensor:
     """(N, C·kh·kw, L) -> (N, C, H, W): each column added where `unfold` took it from"""
     single, x = (input.dim() == 2), (input.unsqueeze(0) if input.dim() == 2 else input)
     if x.dim() != 3:

@@ -77,7 +77,8 @@ class Hardtanh(Module):
     """x held between min_val and max_val"""
 
     def __init__(
-        self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False, min_value: Any = None, max_value: Any = None
+        self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False, min_value: Any = None,
+            max_value: Any = None
     ):  # fmt: skip
         super().__init__()
         self.min_val = min_val if min_value is None else min_value
@@ -326,19 +327,21 @@ class Softmax2d(Module):
 class MultiheadAttention(Module):
     """Concat(head₁ … head_h) Woᵀ + bo with headᵢ = softmax(qᵢ kᵢᵀ / √d) vᵢ. Vaswani et al. 2017.
 
-    Inputs (L, N, E), or (N, L, E) with `batch_first`, or without N. Returns the output and, unless `need_weights` is false, the weights
-    (N, L, S), averaged over heads unless `average_attn_weights` is false.
+    Inputs (L, N, E), or (N, L, E) with `batch_first`, or without N. Returns the output and, unless `need_weights` is
+    false, the weights (N, L, S), averaged over heads unless `average_attn_weights` is false.
     """
 
     def __init__(
         self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True, add_bias_kv: bool = False,
-        add_zero_attn: bool = False, kdim: int | None = None, vdim: int | None = None, batch_first: bool = False, device: Any = None,
+        add_zero_attn: bool = False, kdim: int | None = None, vdim: int | None = None, batch_first: bool = False,
+        device: Any = None,
         dtype: Any = None,
     ):  # fmt: skip
         super().__init__()
         if embed_dim <= 0 or num_heads <= 0:
             raise ArgumentError(
-                f"embed_dim and num_heads must be greater than 0, got embed_dim={embed_dim} and num_heads={num_heads} instead"
+                f"embed_dim and num_heads must be greater than 0, got embed_dim={embed_dim} and num_heads={num_heads} "
+                f"instead"
             )
         if embed_dim % num_heads:
             raise ArgumentError(f"embed_dim must be divisible by num_heads, got {embed_dim} and {num_heads}")
@@ -378,18 +381,22 @@ class MultiheadAttention(Module):
         super().__setstate__({"_qkv_same_embed_dim": True} | state)
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Any = None, need_weights: bool = True, attn_mask: Any = None,
+        self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Any = None, need_weights: bool = True,
+            attn_mask: Any = None,
         average_attn_weights: bool = True, is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         batched = query.dim() == 3
         if self.batch_first and batched:
-            turned = [query.transpose(0, 1)]  # one view for each different input, so that self-attention stays one product
+            turned = [query.transpose(0,
+                1)]  # one view for each different input, so that self-attention stays one product
             for x, before in ((key, query), (value, key)):
                 turned.append(turned[-1] if x is before else x.transpose(0, 1))
             query, key, value = turned
         y, weights = F.multi_head_attention_forward(
-            query, key, value, self.embed_dim, self.num_heads, self.in_proj_weight, self.in_proj_bias, self.bias_k, self.bias_v,
-            self.add_zero_attn, self.dropout, self.out_proj.weight, self.out_proj.bias, self.training, key_padding_mask, need_weights,
+            query, key, value, self.embed_dim, self.num_heads, self.in_proj_weight, self.in_proj_bias, self.bias_k,
+            self.bias_v,
+            self.add_zero_attn, self.dropout, self.out_proj.weight, self.out_proj.bias, self.training, key_padding_mask,
+                need_weights,
             attn_mask, not self._qkv_same_embed_dim, self.q_proj_weight, self.k_proj_weight, self.v_proj_weight,
             average_attn_weights=average_attn_weights, is_causal=is_causal,
         )  # fmt: skip
@@ -399,7 +406,8 @@ class MultiheadAttention(Module):
         """Both masks as one, and its kind: 0 attention, 1 padding, 2 both."""
         if key_padding_mask is not None and attn_mask is not None:
             n, length = query._a.shape[:2]
-            wide = attn_mask.reshape(n, -1, length, length) if attn_mask.dim() == 3 else attn_mask.expand(n, 1, length, length)
+            wide = attn_mask.reshape(n, -1, length, length) if attn_mask.dim() == 3 else attn_mask.expand(n, 1, length,
+                length)
             return wide.expand(n, self.num_heads, -1, -1) + key_padding_mask.reshape(n, 1, 1, length), 2
         if key_padding_mask is not None:
             return key_padding_mask, 1

@@ -24,7 +24,8 @@ class _NormBase(Module):
     ranks: tuple[int, ...]  # how many dimensions an input may have
 
     def __init__(
-        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, track_running_stats: bool = True,
+        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
+            track_running_stats: bool = True,
         device: Any = None, dtype: Any = None, *, bias: bool = True,
     ):  # fmt: skip
         super().__init__()
@@ -89,7 +90,8 @@ class _BatchNorm(_NormBase):
         by_batch = self.training or (self.running_mean is None and self.running_var is None)
         tracked = not self.training or self.track_running_stats
         return F.batch_norm(
-            input, self.running_mean if tracked else None, self.running_var if tracked else None, self.weight, self.bias, by_batch,
+            input, self.running_mean if tracked else None, self.running_var if tracked else None, self.weight,
+            self.bias, by_batch,
             momentum, self.eps,
         )  # fmt: skip
 
@@ -116,7 +118,8 @@ class _LazyNormBase(LazyModuleMixin, _NormBase):
     """Takes the number of channels from the first input."""
 
     def __init__(
-        self, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, track_running_stats: bool = True, device: Any = None,
+        self, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, track_running_stats: bool = True,
+            device: Any = None,
         dtype: Any = None, *, bias: bool = True,
     ):  # fmt: skip
         super().__init__(0, eps, momentum, False, False, device, dtype)

@@ -20,7 +20,9 @@ class _DropoutNd(Module):
 
 
 class Dropout(_DropoutNd):
-    """While training, elements become zero with probability p and the rest are divided by 1 − p. Srivastava et al. 2014."""
+    """While training, elements become zero with probability p and the rest are divided by 1 − p. Srivastava et al.
+    2014.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return F.dropout(input, self.p, self.training, self.inplace)

@@ -12,7 +12,8 @@ from core.ops import shape as _shape
 
 class _InstanceNorm(_NormBase):
     def __init__(
-        self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = False, track_running_stats: bool = False,
+        self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = False,
+            track_running_stats: bool = False,
         device: Any = None, dtype: Any = None, *, bias: bool = True,
     ):  # fmt: skip
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
@@ -22,7 +23,8 @@ class _InstanceNorm(_NormBase):
         single = input.dim() == self.ranks[0]
         x = _shape.unsqueeze(input, dim=0) if single else input
         y = F.instance_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, self.training or not self.track_running_stats,
+            x, self.running_mean, self.running_var, self.weight, self.bias,
+            self.training or not self.track_running_stats,
             0.0 if self.momentum is None else self.momentum, self.eps,
         )  # fmt: skip
         return _shape.squeeze(y, dim=0) if single else y
@@ -48,7 +50,8 @@ class InstanceNorm3d(_InstanceNorm):
 
 class _LazyInstanceNorm(_LazyNormBase, _InstanceNorm):
     def __init__(
-        self, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True, track_running_stats: bool = True, device: Any = None,
+        self, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True, track_running_stats: bool = True,
+            device: Any = None,
         dtype: Any = None, *, bias: bool = True,
     ):  # fmt: skip
         super().__init__(eps, momentum, affine, track_running_stats, device, dtype, bias=bias)

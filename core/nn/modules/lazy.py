@@ -1,7 +1,8 @@
 """Modules that learn their sizes from the first input, and the parameters they have until then.
 
-A lazy class inherits `LazyModuleMixin` first, names the class it turns into (`cls_to_become`) and says in `initialize_parameters(*inputs)` how to make
-its parameters. A state_dict loaded before the first input decides the sizes, too.
+A lazy class inherits `LazyModuleMixin` first, names the class it turns into (`cls_to_become`) and says in
+`initialize_parameters(*inputs)` how to make its parameters. A state_dict loaded before the first input decides the
+sizes, too.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class UninitializedParameter(_Uninitialized, Parameter):
 class UninitializedBuffer(_Uninitialized, Buffer):
     """A buffer whose shape is not known yet."""
 
-    def __new__(cls, requires_grad: bool = False, device: Any = None, dtype: Any = None, persistent: bool = True) -> Any:
+    def __new__(cls, requires_grad: bool = False, device: Any = None, dtype: Any = None,
+            persistent: bool = True) -> Any:
         return super().__new__(cls, empty(0, device=device, dtype=dtype), persistent=persistent)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:

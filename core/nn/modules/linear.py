@@ -18,6 +18,9 @@ from core.nn.parameter import Parameter
 class Identity(Module):
     """Its input. Takes and ignores any arguments."""
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__()
+
     def forward(self, input: Tensor) -> Tensor:
         return input
 
@@ -61,7 +64,8 @@ class Bilinear(Module):
     """
 
     def __init__(
-        self, in1_features: int, in2_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None
+        self, in1_features: int, in2_features: int, out_features: int, bias: bool = True, device: Any = None,
+            dtype: Any = None
     ):  # fmt: skip
         super().__init__()
         if in1_features <= 0:

@@ -8,6 +8,7 @@ from typing import Any
 from core._tensor import Tensor
 from core.nn import functional as F
 from core.nn.functional._arguments import reduction_of
+from core.nn.modules.distance import PairwiseDistance
 from core.nn.modules.module import Module
 
 
@@ -23,7 +24,8 @@ class _WeightedLoss(_Loss):
         self.register_buffer("weight", weight)
 
 
-# -- regression ----------------------------------------------------------------------------------------------------------
+# -- regression
+# ----------------------------------------------------------------------------------------------------------
 
 
 class L1Loss(_Loss):
@@ -66,7 +68,8 @@ class PoissonNLLLoss(_Loss):
     """eˣ − y·x, or x − y·ln(x + eps) without `log_input`; `full` adds Stirling's approximation of ln y!"""
 
     def __init__(
-        self, log_input: bool = True, full: bool = False, size_average: Any = None, eps: float = 1e-8, reduce: Any = None,
+        self, log_input: bool = True, full: bool = False, size_average: Any = None, eps: float = 1e-8,
+            reduce: Any = None,
         reduction: str = "mean",
     ):  # fmt: skip
         super().__init__(size_average, reduce, reduction)
@@ -89,14 +92,16 @@ class GaussianNLLLoss(_Loss):
         return F.gaussian_nll_loss(input, target, var, self.full, self.eps, self.reduction)
 
 
-# -- classes -------------------------------------------------------------------------------------------------------------
+# -- classes
+# -------------------------------------------------------------------------------------------------------------
 
 
 class NLLLoss(_WeightedLoss):
     """−weight[target] · input[target] of log-probabilities (N, C, *) and classes (N, *)"""
 
     def __init__(
-        self, weight: Any = None, size_average: Any = None, ignore_index: int = -100, reduce: Any = None, reduction: str = "mean"
+        self, weight: Any = None, size_average: Any = None, ignore_index: int = -100, reduce: Any = None,
+            reduction: str = "mean"
     ):  # fmt: skip
         super().__init__(weight, size_average, reduce, reduction)
         self.ignore_index = ignore_index
@@ -113,7 +118,8 @@ class CrossEntropyLoss(_WeightedLoss):
     """−ln softmax(input)[target] of logits (N, C, *) and classes (N, *), or probabilities (N, C, *)"""
 
     def __init__(
-        self, weight: Any = None, size_average: Any = None, ignore_index: int = -100, reduce: Any = None, reduction: str = "mean",
+        self, weight: Any = None, size_average: Any = None, ignore_index: int = -100, reduce: Any = None,
+            reduction: str = "mean",
         label_smoothing: float = 0.0,
     ):  # fmt: skip
         super().__init__(weight, size_average, reduce, reduction)
@@ -148,7 +154,8 @@ class BCEWithLogitsLoss(_Loss):
     """−p·y·ln σ(x) − (1 − y)·ln(1 − σ(x)) of logits x, with p = `pos_weight`"""
 
     def __init__(
-        self, weight: Any = None, size_average: Any = None, reduce: Any = None, reduction: str = "mean", pos_weight: Any = None
+        self, weight: Any = None, size_average: Any = None, reduce: Any = None, reduction: str = "mean",
+            pos_weight: Any = None
     ):  # fmt: skip
         super().__init__(size_average, reduce, reduction)
         self.register_buffer("weight", weight)
@@ -174,7 +181,8 @@ class MultiLabelSoftMarginLoss(_WeightedLoss):
         return F.multilabel_soft_margin_loss(input, target, self.weight, reduction=self.reduction)
 
 
-# -- margins -------------------------------------------------------------------------------------------------------------
+# -- margins
+# -------------------------------------------------------------------------------------------------------------
 
 
 class HingeEmbeddingLoss(_Loss):
@@ -235,7 +243,8 @@ class TripletMarginLoss(_Loss):
     """max(0, ‖a − p‖ − ‖a − n‖ + margin). Balntas et al. 2016."""
 
     def __init__(
-        self, margin: float = 1.0, p: float = 2.0, eps: float = 1e-6, swap: bool = False, size_average: Any = None, reduce: Any = None,
+        self, margin: float = 1.0, p: float = 2.0, eps: float = 1e-6, swap: bool = False, size_average: Any = None,
+            reduce: Any = None,
         reduction: str = "mean",
     ):  # fmt: skip
         super().__init__(size_average, reduce, reduction)
@@ -251,10 +260,11 @@ class TripletMarginWithDistanceLoss(_Loss):
     """`TripletMarginLoss` with another distance"""
 
     def __init__(
-        self, *, distance_function: Callable[..., Any] | None = None, margin: float = 1.0, swap: bool = False, reduction: str = "mean"
+        self, *, distance_function: Callable[..., Any] | None = None, margin: float = 1.0, swap: bool = False,
+            reduction: str = "mean"
     ):  # fmt: skip
         super().__init__(reduction=reduction)
-        self.distance_function = F.pairwise_distance if distance_function is None else distance_function
+        self.distance_function = PairwiseDistance() if distance_function is None else distance_function
         self.margin, self.swap = margin, swap
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -264,7 +274,8 @@ class TripletMarginWithDistanceLoss(_Loss):
         )  # fmt: skip
 
 
-# -- sequences -----------------------------------------------------------------------------------------------------------
+# -- sequences
+# -----------------------------------------------------------------------------------------------------------
 
 
 class CTCLoss(_Loss):

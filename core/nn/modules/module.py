@@ -1,7 +1,7 @@
 """The Module: parameters, buffers and other Modules under names, and a `forward`.
 
-Contract: assignment registers (`self.w = Parameter(…)`, `self.layer = Linear(…)`); names of nested things are joined by dots; what
-`state_dict` returns shares memory with the module.
+Contract: assignment registers (`self.w = Parameter(…)`, `self.layer = Linear(…)`); names of nested things are joined
+by dots; what `state_dict` returns shares memory with the module.
 """
 
 from __future__ import annotations
@@ -12,28 +12,63 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from core._tensor import Tensor, wrap
+from core.creation import empty_like
 from core.engine import Handle
-from core.errors import StateDictError
+from core.errors import ArgumentError, StateDictError
 from core.nn.parameter import Buffer, Parameter
 
 _IncompatibleKeys = namedtuple("IncompatibleKeys", ["missing_keys", "unexpected_keys"])
+
+
+# kinds of hooks; each is a dict that is made on first use
+_HOOKS = (
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_state_dict_hooks", "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)  # fmt: skip
+
+
+class _Everywhere:
+    """The hooks of all modules, and `active` once there has been one: a call without hooks looks at nothing else."""
+
+    active = False
+    _forward_hooks: dict[int, Any] | None = None
+    _forward_pre_hooks: dict[int, Any] | None = None
+    _backward_hooks: dict[int, Any] | None = None
+    _registration_hooks: dict[int, Any] | None = None
+
+
+_everywhere = _Everywhere()
+
+_EXTRA_STATE_KEY_SUFFIX = "_extra_state"
 
 
 class Module:
     """Base class of all layers and models."""
 
     training: bool
+    call_super_init = False  # of a class that inherits from others, too: pass the arguments on to them
+    _version = 1
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if (args or kwargs) and not self.call_super_init:
+            got = f"an unexpected keyword argument '{next(iter(kwargs))}'" if kwargs else f"{len(args)} positional arguments"
+            raise TypeError(f"{type(self).__name__}.__init__() got {got}; torch.nn.Module takes none")
         fields = self.__dict__
         fields["training"] = True
         fields["_parameters"] = {}
         fields["_buffers"] = {}
         fields["_non_persistent_buffers_set"] = set()
         fields["_modules"] = {}
-        # hooks, each kind a dict made on first use
-        fields["_forward_hooks"] = fields["_forward_pre_hooks"] = fields["_backward_hooks"] = None
-        fields["_state_dict_hooks"] = fields["_load_state_dict_pre_hooks"] = None
+        fields.update(dict.fromkeys(_HOOKS))
+        if self.call_super_init:
+            super().__init__(*args, **kwargs)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for name in _HOOKS:  # kinds of hooks that the pickling version did not know
+            self.__dict__.setdefault(name, None)
+        self.__dict__.setdefault("_non_persistent_buffers_set", set())
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What calling the module computes."""
@@ -42,12 +77,22 @@ class Module:
     # -- calling -------------------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._forward_pre_hooks is None and self._forward_hooks is None and self._backward_hooks is None:
+        if self._forward_pre_hooks is self._forward_hooks is self._backward_hooks is None and not _everywhere.active:
             return self.forward(*args, **kwargs)
-        return self._call_with_hooks(args, kwargs)
+        after = [*(_everywhere._forward_hooks or {}).values(), *(self._forward_hooks or {}).values()]
+        always = [hook for hook in after if hook[2]]
+        if not always:
+            return self._call_with_hooks(args, kwargs, after)
+        try:
+            return self._call_with_hooks(args, kwargs, after)
+        except Exception:  # hooks that want to be called in any case; what was raised comes first
+            for hook, with_kwargs, _ in always:
+                hook(self, args, kwargs, None) if with_kwargs else hook(self, args, None)
+            raise
 
-    def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        for hook, with_kwargs in list((self._forward_pre_hooks or {}).values()):
+    def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any], after: list[Any]) -> Any:
+        before = [*(_everywhere._forward_pre_hooks or {}).values(), *(self._forward_pre_hooks or {}).values()]
+        for hook, with_kwargs in before:
             if with_kwargs:
                 new = hook(self, args, kwargs)
                 if new is not None:
@@ -56,11 +101,12 @@ class Module:
                 new = hook(self, args)
                 if new is not None:
                     args = new if isinstance(new, tuple) else (new,)
-        watch = _BackwardWatch(self, list(self._backward_hooks.values())) if self._backward_hooks else None
+        backward = [*(_everywhere._backward_hooks or {}).values(), *(self._backward_hooks or {}).values()]
+        watch = _BackwardWatch(self, backward) if backward else None
         if watch is not None:
             args = watch.inputs(args)
         result = self.forward(*args, **kwargs)
-        for hook, with_kwargs in list((self._forward_hooks or {}).values()):
+        for hook, with_kwargs, _ in after:
             new = hook(self, args, kwargs, result) if with_kwargs else hook(self, args, result)
             if new is not None:
                 result = new
@@ -73,11 +119,15 @@ class Module:
     def register_forward_hook(
         self, hook: Any, *, prepend: bool = False, with_kwargs: bool = False, always_call: bool = False
     ) -> Handle:
-        """`hook(module, args, output)` runs after `forward` and may return another output."""
-        return _register(self, "_forward_hooks", (hook, with_kwargs), prepend)
+        """`hook(module, args, output)` runs after `forward` and may return another output; `always_call`: after an
+        error, too.
+        """
+        return _register(self, "_forward_hooks", (hook, with_kwargs, always_call), prepend)
 
     def register_full_backward_hook(self, hook: Any, prepend: bool = False) -> Handle:
-        """`hook(module, grad_input, grad_output)` runs when the gradients of the inputs are known and may return others."""
+        """`hook(module, grad_input, grad_output)` runs when the gradients of the inputs are known and may return
+        others.
+        """
         return _register(self, "_backward_hooks", ("full", hook), prepend)
 
     register_backward_hook = register_full_backward_hook
@@ -94,7 +144,7 @@ class Module:
             self.register_parameter(name, value)
         elif isinstance(value, Module):
             _registrable(self, name, "_modules")
-            self._modules[name] = value
+            self._modules[name] = _announced(self, name, value, "module")
         elif isinstance(value, Buffer):
             self.register_buffer(name, value, value.persistent)
         elif name in fields.get("_parameters", ()):
@@ -150,7 +200,7 @@ class Module:
             raise ValueError(
                 f"cannot assign non-leaf Tensor to parameter '{name}': expected a leaf, got the result of an op"
             )
-        self._parameters[name] = param
+        self._parameters[name] = _announced(self, name, param, "parameter")
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a tensor that is state but no parameter; `persistent` ones are part of the state_dict."""
@@ -159,7 +209,7 @@ class Module:
             raise TypeError(
                 f"cannot assign '{type(tensor).__name__}' object to buffer '{name}': expected a Tensor or None"
             )
-        self._buffers[name] = tensor
+        self._buffers[name] = _announced(self, name, tensor, "buffer")
         if persistent:
             self._non_persistent_buffers_set.discard(name)
         else:
@@ -172,9 +222,11 @@ class Module:
         if not name or "." in name:
             raise KeyError(f"module name: expected a non-empty string without dots, got {name!r}")
         _registrable(self, name, "_modules")
-        self._modules[name] = module
+        self._modules[name] = _announced(self, name, module, "module")
 
-    register_module = add_module
+    def register_module(self, name: str, module: Module | None) -> None:
+        """`add_module` under another name."""
+        self.add_module(name, module)
 
     def get_submodule(self, target: str) -> Module:
         """The module at a dotted path; "" is this one."""
@@ -186,6 +238,18 @@ class Module:
                 )
             found = found._modules[part]
         return found
+
+    def set_submodule(self, target: str, module: Module, strict: bool = False) -> None:
+        """Put a module at a dotted path; `strict`: only in place of another."""
+        path, _, name = target.rpartition(".")
+        if not name:
+            raise ArgumentError("set_submodule: Cannot set the submodule without a target name!")
+        owner = self.get_submodule(path)
+        if strict and not hasattr(owner, name):
+            raise AttributeError(f"{type(owner).__name__} has no attribute `{name}`")
+        if hasattr(owner, name) and not isinstance(getattr(owner, name), Module):
+            raise AttributeError(f"`{name}` is not an nn.Module")
+        setattr(owner, name, module)
 
     def get_parameter(self, target: str) -> Any:
         """The parameter at a dotted path."""
@@ -290,12 +354,16 @@ class Module:
                 if p._grad is not None:
                     p._grad._a = fn(wrap(p._grad._a))._a
         for name, b in self._buffers.items():
-            if b is not None:
+            if isinstance(b, Buffer):  # stays one: its class may say more, as that of a buffer without a shape
+                b._a = fn(wrap(b._a))._a
+            elif b is not None:
                 self._buffers[name] = fn(b)
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
-        """Move to a device; a floating dtype converts the floating parameters and buffers. In place; returns this module."""
+        """Move to a device; a floating dtype converts the floating parameters and buffers. In place; returns this
+        module.
+        """
 
         def convert(t: Tensor) -> Tensor:
             moved = t.to(*args, **kwargs)
@@ -303,6 +371,10 @@ class Module:
             return moved if floating or moved.dtype is t.dtype else t.to(moved.device)
 
         return self._apply(convert)
+
+    def to_empty(self, *, device: Any, recurse: bool = True) -> Any:
+        """Move to a device without copying: the contents are whatever is in the new memory."""
+        return self._apply(lambda t: empty_like(t, device=device), recurse)
 
     def cpu(self) -> Any:
         """Move to the CPU."""
@@ -335,8 +407,14 @@ class Module:
         """Floating parameters and buffers as bfloat16."""
         return self._cast("bfloat16")
 
+    def compile(self, *args: Any, **kwargs: Any) -> Any:
+        """Nothing to do: there is no compiler. Returns this module, so that scripts run."""
+        return self
+
     def train(self, mode: bool = True) -> Any:
         """Training mode (dropout drops, batch norm learns) or not, here and below."""
+        if not isinstance(mode, bool):
+            raise ArgumentError(f"training mode is expected to be boolean, got {mode!r}")
         self.training = mode
         for module in self.children():
             module.train(mode)
@@ -374,21 +452,42 @@ class Module:
         if destination is None:
             destination = OrderedDict()
             destination._metadata = OrderedDict()
+        for hook in list((self._state_dict_pre_hooks or {}).values()):
+            hook(self, prefix, keep_vars)
+        metadata = {"version": self._version}
         if hasattr(destination, "_metadata"):
-            destination._metadata[prefix[:-1]] = {"version": getattr(self, "_version", 1)}
+            destination._metadata[prefix[:-1]] = metadata
         for name, p in self._parameters.items():
             if p is not None:
                 destination[prefix + name] = p if keep_vars else p.detach()
         for name, b in self._buffers.items():
             if b is not None and name not in self._non_persistent_buffers_set:
                 destination[prefix + name] = b if keep_vars else b.detach()
+        if type(self).get_extra_state is not Module.get_extra_state:
+            destination[prefix + _EXTRA_STATE_KEY_SUFFIX] = self.get_extra_state()
         for name, module in self._modules.items():
             if module is not None:
                 module.state_dict(destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
         for hook in list((self._state_dict_hooks or {}).values()):
-            new = hook(self, destination, prefix, {})
+            new = hook(self, destination, prefix, metadata)
             destination = destination if new is None else new
         return destination
+
+    def get_extra_state(self) -> Any:
+        """What a class wants in its state_dict besides tensors."""
+        raise RuntimeError("Reached a code path in Module.get_extra_state() that should never be called.")
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take back what `get_extra_state` returned."""
+        raise RuntimeError("Reached a code path in Module.set_extra_state() that should never be called.")
+
+    def register_state_dict_pre_hook(self, hook: Any) -> Handle:
+        """`hook(module, prefix, keep_vars)` runs before the state_dict is made."""
+        return Handle.of(self, "_state_dict_pre_hooks", hook)
+
+    def register_load_state_dict_post_hook(self, hook: Any) -> Handle:
+        """`hook(module, incompatible_keys)` runs after loading and may change the lists of keys."""
+        return Handle.of(self, "_load_state_dict_post_hooks", hook)
 
     def register_state_dict_post_hook(self, hook: Any) -> Handle:
         """`hook(module, state_dict, prefix, local_metadata)` runs when the state_dict has been made."""
@@ -406,11 +505,13 @@ class Module:
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Copy values into the parameters and buffers of the same path (`assign`: take the tensors themselves).
 
-        Names or shapes that do not fit are one error, which lists them all, and then nothing has been changed; `strict=False` lets names pass.
+        Names or shapes that do not fit are one error, which lists them all, and then nothing has been changed;
+        `strict=False` lets names pass.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"load_state_dict: expected a dict, got {type(state_dict).__name__}")
         state = OrderedDict(state_dict)
+        metadata = getattr(state_dict, "_metadata", None)
         expected: dict[str, tuple[Module, str, Any]] = {}
         missing: list[str] = []
         errors: list[str] = []
@@ -418,9 +519,16 @@ class Module:
             prefix = path + "." if path else ""
             for hook in list((module._load_state_dict_pre_hooks or {}).values()):
                 hook(state, prefix, {}, strict, missing, [], errors)
+            version = None if metadata is None else metadata.get(path, {}).get("version")
+            module._upgrade_state_dict(state, prefix, version)
             module._load_names(prefix, expected)
-        missing += [k for k in expected if k not in state]
-        unexpected = [k for k in state if k not in expected]
+        extras = {
+            f"{path}.{_EXTRA_STATE_KEY_SUFFIX}" if path else _EXTRA_STATE_KEY_SUFFIX: module
+            for path, module in self.named_modules(remove_duplicate=False)
+            if type(module).set_extra_state is not Module.set_extra_state
+        }
+        missing += [k for k in [*expected, *extras] if k not in state]
+        unexpected = [k for k in state if k not in expected and k not in extras]
         if strict and unexpected:
             errors.append("Unexpected key(s) in state_dict: " + ", ".join(f'"{k}"' for k in unexpected) + ".")
         if strict and missing:
@@ -448,7 +556,17 @@ class Module:
             else:
                 mine._a[...] = value.detach().to(mine.device)._a.astype(mine._a.dtype, copy=False)
                 mine._bump()
-        return _IncompatibleKeys(missing, unexpected)
+        for key, module in extras.items():
+            if key in state:
+                module.set_extra_state(state[key])
+        result = _IncompatibleKeys(missing, unexpected)
+        for module in self.modules():
+            for hook in list((module._load_state_dict_post_hooks or {}).values()):
+                hook(module, result)
+        return result
+
+    def _upgrade_state_dict(self, state_dict: dict[str, Any], prefix: str, version: int | None) -> None:
+        """Change what an older version of this class saved (None: nobody knows which) into what this one expects."""
 
     def _load_names(self, prefix: str, expected: dict[str, tuple[Module, str, Any]]) -> None:
         for name, p in self._parameters.items():
@@ -495,8 +613,17 @@ def _registrable(module: Module, name: str, room: str) -> None:
         raise KeyError(f"attribute '{name}' already exists")
 
 
-def _register(module: Module, attribute: str, hook: Any, prepend: bool) -> Handle:
-    handle = Handle.of(module, attribute, hook)
+def _announced(module: Module, name: str, value: Any, kind: str) -> Any:
+    """What is about to be registered, after the hooks on registration have seen it; they may return another."""
+    for wanted, hook in list((_everywhere._registration_hooks or {}).values()):
+        if wanted == kind and value is not None:
+            new = hook(module, name, value)
+            value = value if new is None else new
+    return value
+
+
+def _register(owner: Module | _Everywhere, attribute: str, hook: Any, prepend: bool) -> Handle:
+    handle = Handle.of(owner, attribute, hook)
     if prepend:
         hooks = handle.hooks
         others = {k: v for k, v in hooks.items() if k != handle.id}
@@ -504,6 +631,57 @@ def _register(module: Module, attribute: str, hook: Any, prepend: bool) -> Handl
         hooks[handle.id] = hook
         hooks.update(others)
     return handle
+
+
+# -- hooks on all modules
+# ------------------------------------------------------------------------------------------------
+
+
+def _register_everywhere(attribute: str, hook: Any) -> Handle:
+    _everywhere.active = True
+    return _register(_everywhere, attribute, hook, False)
+
+
+def register_module_forward_pre_hook(hook: Any) -> Handle:
+    """`hook(module, args)` runs before `forward` of every module."""
+    return _register_everywhere("_forward_pre_hooks", (hook, False))
+
+
+def register_module_forward_hook(hook: Any, *, with_kwargs: bool = False, always_call: bool = False) -> Handle:
+    """`hook(module, args, output)` runs after `forward` of every module."""
+    return _register_everywhere("_forward_hooks", (hook, with_kwargs, always_call))
+
+
+def register_module_full_backward_hook(hook: Any) -> Handle:
+    """`hook(module, grad_input, grad_output)` runs when the gradients of the inputs of any module are known."""
+    return _register_everywhere("_backward_hooks", ("full", hook))
+
+
+def register_module_full_backward_pre_hook(hook: Any) -> Handle:
+    """`hook(module, grad_output)` runs when the gradients of the outputs of any module are known."""
+    return _register_everywhere("_backward_hooks", ("pre", hook))
+
+
+register_module_backward_hook = register_module_full_backward_hook
+
+
+def register_module_parameter_registration_hook(hook: Any) -> Handle:
+    """`hook(module, name, parameter)` runs when any module gets a parameter, and may return another."""
+    return Handle.of(_everywhere, "_registration_hooks", ("parameter", hook))
+
+
+def register_module_buffer_registration_hook(hook: Any) -> Handle:
+    """`hook(module, name, buffer)` runs when any module gets a buffer, and may return another."""
+    return Handle.of(_everywhere, "_registration_hooks", ("buffer", hook))
+
+
+def register_module_module_registration_hook(hook: Any) -> Handle:
+    """`hook(module, name, submodule)` runs when any module gets a child, and may return another."""
+    return Handle.of(_everywhere, "_registration_hooks", ("module", hook))
+
+
+# -- backward hooks
+# ------------------------------------------------------------------------------------------------------
 
 
 class _BackwardWatch:

@@ -14,7 +14,8 @@ from core.nn.parameter import Parameter
 
 
 class LocalResponseNorm(Module):
-    """x / (k + alpha·mean(x²))^beta, the mean over `size` neighbouring channels of (N, C, *). Krizhevsky et al. 2012."""
+    """x / (k + alpha·mean(x²))^beta, the mean over `size` neighbouring channels of (N, C, *). Krizhevsky et al. 2012.
+    """
 
     def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0):
         super().__init__()
@@ -25,13 +26,6 @@ class LocalResponseNorm(Module):
 
     def extra_repr(self) -> str:
         return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
-
-
-class CrossMapLRN2d(LocalResponseNorm):
-    """`LocalResponseNorm` under its older name."""
-
-    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1):
-        super().__init__(size, alpha, beta, k)
 
 
 class _Affine(Module):
@@ -54,10 +48,13 @@ class _Affine(Module):
 
 
 class LayerNorm(_Affine):
-    """(x − mean) / √(var + eps) · weight + bias over the last dimensions, which have `normalized_shape`. Ba et al. 2016."""
+    """(x − mean) / √(var + eps) · weight + bias over the last dimensions, which have `normalized_shape`. Ba et al.
+    2016.
+    """
 
     def __init__(
-        self, normalized_shape: Any, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True, device: Any = None,
+        self, normalized_shape: Any, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True,
+            device: Any = None,
         dtype: Any = None,
     ):  # fmt: skip
         super().__init__()
@@ -79,7 +76,8 @@ class GroupNorm(_Affine):
     """`LayerNorm` over each of `num_groups` groups of the channels of (N, C, *), weights by channel. Wu & He 2018."""
 
     def __init__(
-        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, device: Any = None, dtype: Any = None,
+        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, device: Any = None,
+            dtype: Any = None,
         *, bias: bool = True,
     ):  # fmt: skip
         super().__init__()
@@ -99,7 +97,9 @@ class GroupNorm(_Affine):
 
 
 class RMSNorm(_Affine):
-    """x / √(mean(x²) + eps) · weight over the last dimensions; eps is the dtype's own by default. Zhang & Sennrich 2019."""
+    """x / √(mean(x²) + eps) · weight over the last dimensions; eps is the dtype's own by default. Zhang & Sennrich
+    2019.
+    """
 
     def __init__(
         self, normalized_shape: Any, eps: float | None = None, elementwise_affine: bool = True, device: Any = None,

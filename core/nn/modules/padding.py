@@ -1,4 +1,6 @@
-"""Padding. `padding` is one number for every side, or (before, after) for the last dimension, then the one before it, and so on."""
+"""Padding. `padding` is one number for every side, or (before, after) for the last dimension, then the one before it,
+and so on.
+"""
 
 from __future__ import annotations
 

@@ -21,14 +21,16 @@ _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 
 
 class RNNBase(Module):
-    """Layers of recurrence, in one direction or two: (T, N, I), or (N, T, I) with `batch_first`, (T, I), or a packed batch.
+    """Layers of recurrence, in one direction or two: (T, N, I), or (N, T, I) with `batch_first`, (T, I), or a packed
+    batch.
 
-    Parameters of layer k: `weight_ih_lk` (G·H, I), `weight_hh_lk` (G·H, H), `bias_ih_lk`, `bias_hh_lk`, `weight_hr_lk` (P, H); those of the other
-    direction end in `_reverse`. Between layers there is dropout while training.
+    Parameters of layer k: `weight_ih_lk` (G·H, I), `weight_hh_lk` (G·H, H), `bias_ih_lk`, `bias_hh_lk`, `weight_hr_lk`
+    (P, H); those of the other direction end in `_reverse`. Between layers there is dropout while training.
     """
 
     def __init__(
-        self, mode: str, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
+        self, mode: str, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
+            batch_first: bool = False,
         dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0, device: Any = None, dtype: Any = None,
     ):  # fmt: skip
         super().__init__()
@@ -36,11 +38,13 @@ class RNNBase(Module):
             raise ArgumentError(f"Unrecognized RNN mode: expected {', '.join(_GATES)}, got {mode!r}")
         if isinstance(dropout, bool) or not 0 <= dropout <= 1:
             raise ArgumentError(
-                f"dropout should be a number in range [0, 1] representing the probability of an element being zeroed, got {dropout}"
+                f"dropout should be a number in range [0, 1] representing the probability of an element being zeroed, "
+                f"got {dropout}"
             )
         if dropout > 0 and num_layers == 1:
             warnings.warn(
-                "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects num_layers greater than 1, "
+                "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
+                "num_layers greater than 1, "
                 f"but got dropout={dropout} and num_layers={num_layers}",
                 stacklevel=3,
             )
@@ -51,7 +55,8 @@ class RNNBase(Module):
                 f"hidden_size and num_layers must be greater than zero, got {hidden_size} and {num_layers}"
             )
         if not 0 <= proj_size < hidden_size:
-            raise ArgumentError(f"proj_size has to be smaller than hidden_size and not negative, got {proj_size} for {hidden_size}")
+            raise ArgumentError(
+                f"proj_size has to be smaller than hidden_size and not negative, got {proj_size} for {hidden_size}")
         self.mode, self.input_size, self.hidden_size, self.num_layers = mode, input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout = bias, batch_first, float(dropout)
         self.bidirectional, self.proj_size = bidirectional, proj_size
@@ -62,7 +67,7 @@ class RNNBase(Module):
         self._all_weights: list[list[str]] = []
         for layer in range(num_layers):
             for suffix in ("", "_reverse")[:directions]:
-                shapes = {
+                shapes: dict[str, tuple[int, ...]] = {
                     "weight_ih": (rows, input_size if layer == 0 else width * directions),
                     "weight_hh": (rows, width),
                 }
@@ -197,30 +202,37 @@ def _layer(
 
 
 class RNN(RNNBase):
-    """h' = tanh(W x + b + U h + c), or relu. Returns the outputs (T, N, D·H) and the last states (D·layers, N, H). Elman 1990."""
+    """h' = tanh(W x + b + U h + c), or relu. Returns the outputs (T, N, D·H) and the last states (D·layers, N, H).
+    Elman 1990.
+    """
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh", bias: bool = True,
-        batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, device: Any = None, dtype: Any = None,
+        batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, device: Any = None,
+        dtype: Any = None,
     ):  # fmt: skip
         if nonlinearity not in ("tanh", "relu"):
             raise ArgumentError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
         super().__init__(
-            f"RNN_{nonlinearity.upper()}", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+            f"RNN_{nonlinearity.upper()}", input_size, hidden_size, num_layers, bias, batch_first, dropout,
+            bidirectional,
             device=device, dtype=dtype,
         )  # fmt: skip
         self.nonlinearity = nonlinearity
 
 
 class LSTM(RNNBase):
-    """Long short-term memory, gates i f g o. Returns the outputs (T, N, D·H) and (last h, last c). Hochreiter & Schmidhuber 1997."""
+    """Long short-term memory, gates i f g o. Returns the outputs (T, N, D·H) and (last h, last c). Hochreiter &
+    Schmidhuber 1997.
+    """
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
         dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0, device: Any = None, dtype: Any = None,
     ):  # fmt: skip
         super().__init__(
-            "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
+            "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device,
+            dtype
         )
 
     def _out(self, last: list[Tensor]) -> Any:
@@ -228,14 +240,17 @@ class LSTM(RNNBase):
 
 
 class GRU(RNNBase):
-    """Gated recurrent unit, gates r z n. Returns the outputs (T, N, D·H) and the last states (D·layers, N, H). Cho et al. 2014."""
+    """Gated recurrent unit, gates r z n. Returns the outputs (T, N, D·H) and the last states (D·layers, N, H). Cho et
+    al. 2014.
+    """
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
         dropout: float = 0.0, bidirectional: bool = False, device: Any = None, dtype: Any = None,
     ):  # fmt: skip
         super().__init__(
-            "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device=device, dtype=dtype
+            "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device=device,
+            dtype=dtype
         )
 
 
@@ -275,7 +290,8 @@ class RNNCellBase(Module):
             raise ShapeError(f"{name}: Expected input to be 1D or 2D, got {input.dim()}D instead")
         x = input.unsqueeze(0) if input.dim() == 1 else input
         if x._a.shape[1] != self.input_size:
-            raise ShapeError(f"{name}: input has inconsistent input_size: got {x._a.shape[1]} expected {self.input_size}")
+            raise ShapeError(
+                f"{name}: input has inconsistent input_size: got {x._a.shape[1]} expected {self.input_size}")
         n = x._a.shape[0]
         if states is None:
             states = [zeros(n, self.hidden_size, dtype=x.dtype, device=x.device)] * count
@@ -293,7 +309,8 @@ class RNNCell(RNNCellBase):
     """h' = tanh(W x + b + U h + c), or relu"""
 
     def __init__(
-        self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", device: Any = None, dtype: Any = None
+        self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", device: Any = None,
+            dtype: Any = None
     ):  # fmt: skip
         super().__init__(input_size, hidden_size, bias, 1, device, dtype)
         if nonlinearity not in ("tanh", "relu"):

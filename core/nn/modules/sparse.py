@@ -20,7 +20,8 @@ class _Table(Module):
     weight: Any
     padding_idx: int | None
 
-    def _make(self, num: int, dim: int, weight: Any, padding_idx: int | None, freeze: bool, device: Any, dtype: Any) -> None:
+    def _make(self, num: int, dim: int, weight: Any, padding_idx: int | None, freeze: bool, device: Any,
+            dtype: Any) -> None:
         self.num_embeddings, self.embedding_dim = num, dim
         self.padding_idx = _padding(padding_idx, num, type(self).__name__)
         if weight is None:
@@ -28,7 +29,8 @@ class _Table(Module):
             self.reset_parameters()
         elif tuple(weight.shape) != (num, dim):
             raise ShapeError(
-                f"Shape of weight does not match num_embeddings and embedding_dim: expected {(num, dim)}, got {tuple(weight.shape)}"
+                f"Shape of weight does not match num_embeddings and embedding_dim: expected {(num, dim)}, got "
+                f"{tuple(weight.shape)}"
             )
         else:
             self.weight = Parameter(weight, not freeze)
@@ -49,7 +51,8 @@ class Embedding(_Table):
 
     def __init__(
         self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, max_norm: float | None = None,
-        norm_type: float = 2.0, scale_grad_by_freq: bool = False, sparse: bool = False, _weight: Any = None, _freeze: bool = False,
+        norm_type: float = 2.0, scale_grad_by_freq: bool = False, sparse: bool = False, _weight: Any = None,
+        _freeze: bool = False,
         device: Any = None, dtype: Any = None,
     ):  # fmt: skip
         super().__init__()
@@ -80,7 +83,8 @@ class Embedding(_Table):
     ) -> Any:  # fmt: skip
         """An Embedding of these rows; `freeze`: they do not learn."""
         if embeddings.dim() != 2:
-            raise ArgumentError(f"Embeddings parameter is expected to be 2-dimensional, got {embeddings.dim()} dimensions")
+            raise ArgumentError(
+                f"Embeddings parameter is expected to be 2-dimensional, got {embeddings.dim()} dimensions")
         rows, cols = embeddings.shape
         return cls(rows, cols, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, embeddings, freeze)
 
@@ -111,8 +115,7 @@ class EmbeddingBag(_Table):
         if self.norm_type != 2:
             s += f", norm_type={self.norm_type}"
         s += ", scale_grad_by_freq=True" * bool(self.scale_grad_by_freq)
-        s += f", mode={self.mode!r}" + ", sparse=True" * bool(self.sparse)
-        s += ", include_last_offset=True" * bool(self.include_last_offset)
+        s += f", mode={self.mode!r}"
         return s if self.padding_idx is None else s + f", padding_idx={self.padding_idx}"
 
     @classmethod
@@ -123,10 +126,12 @@ class EmbeddingBag(_Table):
     ) -> Any:  # fmt: skip
         """An EmbeddingBag of these rows; `freeze`: they do not learn."""
         if embeddings.dim() != 2:
-            raise ArgumentError(f"Embeddings parameter is expected to be 2-dimensional, got {embeddings.dim()} dimensions")
+            raise ArgumentError(
+                f"Embeddings parameter is expected to be 2-dimensional, got {embeddings.dim()} dimensions")
         rows, cols = embeddings.shape
         made = cls(
-            rows, cols, max_norm, norm_type, scale_grad_by_freq, mode, sparse, embeddings, include_last_offset, padding_idx
+            rows, cols, max_norm, norm_type, scale_grad_by_freq, mode, sparse, embeddings, include_last_offset,
+            padding_idx
         )
         made.weight.requires_grad_(not freeze)
         return made

@@ -1,6 +1,7 @@
 """Sequences of different lengths in one batch: padded, or packed step by step.
 
-A packed batch holds step 0 of all sequences, then step 1 of those that have one, and so on; sequences are sorted by length, longest first.
+A packed batch holds step 0 of all sequences, then step 1 of those that have one, and so on; sequences are sorted by
+length, longest first.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ _Packed = namedtuple("_Packed", ["data", "batch_sizes", "sorted_indices", "unsor
 
 
 class PackedSequence(_Packed):
-    """data (ΣN, *), batch_sizes (T) on the CPU, and the orders to and from sorted; made by `pack_padded_sequence` and `pack_sequence`."""
+    """data (ΣN, *), batch_sizes (T) on the CPU, and the orders to and from sorted; made by `pack_padded_sequence` and
+    `pack_sequence`.
+    """
 
     __slots__ = ()
 
-    def __new__(cls, data: Any, batch_sizes: Any = None, sorted_indices: Any = None, unsorted_indices: Any = None) -> Any:
+    def __new__(cls, data: Any, batch_sizes: Any = None, sorted_indices: Any = None,
+            unsorted_indices: Any = None) -> Any:
         if batch_sizes is None:
             data, batch_sizes = data
         if unsorted_indices is None:
@@ -81,7 +85,9 @@ def invert_permutation(permutation: Tensor | None) -> Tensor | None:
 def pack_padded_sequence(
     input: Tensor, lengths: Any, batch_first: bool = False, enforce_sorted: bool = True
 ) -> PackedSequence:
-    """(T, N, *), or (N, T, *) with `batch_first`, and lengths (N) -> a packed batch; unless `enforce_sorted` sequences are sorted first."""
+    """(T, N, *), or (N, T, *) with `batch_first`, and lengths (N) -> a packed batch; unless `enforce_sorted` sequences
+    are sorted first.
+    """
     n = np.asarray(lengths._host() if isinstance(lengths, Tensor) else lengths, dtype=np.int64)
     order = None
     if not enforce_sorted:
@@ -91,13 +97,17 @@ def pack_padded_sequence(
         input = _index.index_select(input, order, dim=0 if batch_first else 1)
     x = input.transpose(0, 1) if batch_first else input
     if n.shape != (x._a.shape[1],):
-        raise ShapeError(f"Expected `len(lengths)` to be equal to batch_size, but got {n.size} (batch_size={x._a.shape[1]})")
+        raise ShapeError(
+            f"Expected `len(lengths)` to be equal to batch_size, but got {n.size} (batch_size={x._a.shape[1]})")
     if not n.size or n.min() <= 0:
-        raise ArgumentError("Length of all samples has to be greater than 0, but found an element in 'lengths' that is <= 0")
+        raise ArgumentError(
+            "Length of all samples has to be greater than 0, but found an element in 'lengths' that is <= 0")
     if (np.diff(n) > 0).any():
         raise ArgumentError(
-            "`lengths` array must be sorted in decreasing order when `enforce_sorted` is True. You can pass `enforce_sorted=False` to "
-            "pack_padded_sequence and/or pack_sequence to sidestep this requirement if you do not need ONNX exportability."
+            "`lengths` array must be sorted in decreasing order when `enforce_sorted` is True. You can pass "
+            "`enforce_sorted=False` to "
+            "pack_padded_sequence and/or pack_sequence to sidestep this requirement if you do not need ONNX "
+            "exportability."
         )
     if n[0] > x._a.shape[0]:
         raise ShapeError(f"pack_padded_sequence: expected lengths up to {x._a.shape[0]}, got {int(n[0])}")
@@ -115,7 +125,8 @@ def pad_packed_sequence(
     if total_length is not None:
         if total_length < steps:
             raise ArgumentError(
-                f"Expected total_length to be at least the length of the longest sequence in input, but got total_length={total_length} "
+                f"Expected total_length to be at least the length of the longest sequence in input, but got "
+                f"total_length={total_length} "
                 f"and max sequence length being {steps}"
             )
         steps = total_length
@@ -143,7 +154,8 @@ def pad_sequence(
     if padding_side not in ("right", "left"):
         raise ArgumentError(f"pad_sequence: expected padding_side to be 'left' or 'right', got {padding_side!r}")
     if not isinstance(sequences, (list, tuple, Tensor)) or not len(sequences):
-        raise ArgumentError(f"pad_sequence: Expected iterable for input sequences, not empty, but got {type(sequences).__name__}")
+        raise ArgumentError(
+            f"pad_sequence: Expected iterable for input sequences, not empty, but got {type(sequences).__name__}")
     longest = max(s._a.shape[0] for s in sequences)
     rows = []
     for s in sequences:

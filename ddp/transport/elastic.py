@@ -1,0 +1,117 @@
+"""ZeroMQ for a job whose workers come and go: a worker has a number that no other ever gets, and may knock at any time.
+
+Contract
+- All workers are on one Linux host, where an address is a function of a number. Who comes later reaches who came earlier and says
+  hello; who is greeted by a stranger connects back. So nobody keeps a door, and nobody is needed for another to get in.
+- `present` are the workers that are connected both ways. Which of them belong to the job, its members, is decided elsewhere
+  (`ddp.lockstep.membership`) and said by `advance`; that others come, die and leave is no failure.
+- A process that is killed is noticed within `zeromq.GRACE_S`; one that is stopped or starved, when ZeroMQ's own thread in it has
+  answered no ping for HEARTBEAT_MS. A long computation does not matter: that thread needs no interpreter.
+
+Not here: who is a member; several hosts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from functools import partial
+
+import numpy as np
+
+from ddp.env import World
+from ddp.transport.framed import Failure
+from ddp.transport.zeromq import _ENDS, _REFUSALS, ZMQTransport, addresses, read_secret
+from ddp.wire import Frame, Kind
+
+# Numbers that a job may give out in its life.
+CAPACITY = 1 << 16
+HEARTBEAT_MS = 2000
+_LOOKS = 8
+_PINGS = 8  # within a heartbeat
+_HANDSHAKE_SUCCEEDED = 0x1000  # zmq.EVENT_HANDSHAKE_SUCCEEDED
+
+
+class ElasticTransport(ZMQTransport):
+    def __init__(self, world: World):
+        super().__init__(dataclasses.replace(world, size=max(world.size, 256)), read_secret(world))
+        self.size = CAPACITY
+        self._sent, self._seen, self._places = [0] * CAPACITY, [0] * CAPACITY, [-1] * CAPACITY
+        self._members: frozenset[int] = frozenset()
+        self._refused: set[int] = set()  # workers that were not there when we tried
+        self._world = world
+        self._bind(self._router, self._address(world.rank))
+
+    @property
+    def present(self) -> set[int]:
+        """Workers that are connected both ways and have not gone."""
+        return (self._up & self._met & self._dealers.keys()) - self._gone.keys()
+
+    @property
+    def gone(self) -> set[int]:
+        """Workers that died or left."""
+        return set(self._gone)
+
+    @property
+    def absent(self) -> set[int]:
+        """Workers that are gone, or were not there when we tried to reach them and have said nothing since."""
+        return self._refused | self._gone.keys()
+
+    def reach(self, peer: int) -> None:
+        """Try to connect to a worker. It becomes `present` if it is there."""
+        if peer in self._dealers or peer in self._gone:
+            return
+        dealer = self._client(reconnect_ms=-1)
+        dealer.immediate = True
+        dealer.heartbeat_ivl, dealer.heartbeat_timeout = HEARTBEAT_MS // _PINGS, HEARTBEAT_MS
+        self._dealers[peer] = dealer
+        self._monitor(dealer, _HANDSHAKE_SUCCEEDED | _REFUSALS | _ENDS, partial(self._noticed, peer))
+        dealer.connect(self._address(peer))
+
+    def attend(self, timeout_s: float) -> None:
+        """Look for up to `timeout_s` at who comes and goes."""
+        until = time.monotonic() + timeout_s
+        for _ in range(_LOOKS):  # what is there by now, at least: a greeting takes several
+            self._pump(0.0)
+        while (rest := until - time.monotonic()) > 0:
+            self._pump(rest)
+
+    def advance(self, generation: int, members: frozenset[int] | None = None) -> None:
+        """Begin a generation, of these members."""
+        if generation > self.generation:  # the first one has begun already
+            super().advance(generation)
+        if members is not None:
+            self._members = members
+        for peer in sorted(self._members & self._gone.keys()):
+            self._fail(Failure("lost", peer, f"rank {peer} {self._gone[peer]}"))
+
+    # -- who comes and goes -------------------------------------------------------------------------------------------
+
+    def _others(self):
+        return iter(sorted(self._dealers))
+
+    def _arrived(self, frame: Frame, data: np.ndarray) -> None:
+        if frame.kind == Kind.HELLO and frame.sender not in self._gone:
+            self._refused.discard(frame.sender)
+            if frame.sender in self._suspects:  # we were there before it and found nobody
+                del self._suspects[frame.sender]
+                self._hang_up(frame.sender)
+            self.reach(frame.sender)
+        super()._arrived(frame, data)
+
+    def _lost(self, peer: int) -> None:
+        if peer in self._members:
+            super()._lost(peer)
+        elif peer in self._met:
+            self._gone.setdefault(peer, "died: its connection ended without a goodbye")
+        else:
+            self._refused.add(peer)
+
+    def _fail(self, failure: Failure) -> None:
+        # what a worker that is out believes concerns nobody
+        if not self._members or failure.rank in self._members:
+            super()._fail(failure)
+
+    def _address(self, peer: int) -> str:
+        one_host = dataclasses.replace(self._world, rank=peer, master_addr="")
+        return addresses(one_host, self._job.hex())[1]

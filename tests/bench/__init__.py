@@ -1,0 +1,6 @@
+"""Benchmarks of the engine against PyTorch: `python -m tests.bench train|ops|memory|startup`. Not collected by pytest.
+
+rows       what is measured: one body for both engines
+child      one row on one engine, in a process of its own
+__main__   runs the two in turn, several times, and prints a Markdown table
+"""

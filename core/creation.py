@@ -189,3 +189,91 @@ def linspace(
     d = dtypes.default_numpy() if dtype is None else dtypes.as_numpy(dtype)
     start, end = (v.item() if isinstance(v, Tensor) else v for v in (start, end))
     return placed(np.linspace(start, end, int(steps)).astype(d), device, requires_grad)
+
+
+def logspace(
+    start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """`steps` numbers from base**start to base**end, their logarithms evenly apart."""
+    d = dtypes.default_numpy() if dtype is None else dtypes.as_numpy(dtype)
+    start, end = (v.item() if isinstance(v, Tensor) else v for v in (start, end))
+    return placed(np.power(float(base), np.linspace(start, end, int(steps))).astype(d), device, requires_grad)
+
+
+def _triangle(indices: Any, row: int, col: int, offset: int, dtype: Any, device: Any) -> Tensor:
+    d = np.dtype(np.int64) if dtype is None else dtypes.as_numpy(dtype)
+    return placed(np.stack(indices(row, offset, col)).astype(d), device)
+
+
+def tril_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None) -> Tensor:
+    """(2, n): rows and columns of the elements of a lower triangle."""
+    return _triangle(np.tril_indices, row, col, offset, dtype, device)
+
+
+def triu_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None) -> Tensor:
+    """(2, n): rows and columns of the elements of an upper triangle."""
+    return _triangle(np.triu_indices, row, col, offset, dtype, device)
+
+
+def scalar_tensor(value: Any, *, dtype: Any = None, device: Any = None) -> Tensor:
+    """A 0-d tensor, of the default floating type unless told otherwise."""
+    return tensor(value, dtype=dtypes.get_default_dtype() if dtype is None else dtype, device=device)
+
+
+def empty_strided(size: Any, stride: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Memory of a shape with these strides, in elements."""
+    n = 1 + sum((m - 1) * s for m, s in zip(size, stride)) if all(size) else 0
+    d = dtypes.default_numpy() if dtype is None else dtypes.as_numpy(dtype)
+    flat = np.empty(n, dtype=d)
+    return placed(np.lib.stride_tricks.as_strided(flat, tuple(size), [s * d.itemsize for s in stride]), device, requires_grad)
+
+
+def frombuffer(buffer: Any, *, dtype: Any, count: int = -1, offset: int = 0, requires_grad: bool = False) -> Tensor:
+    """A vector that shares a buffer's memory."""
+    t = Tensor._of(np.frombuffer(buffer, dtypes.as_numpy(dtype), count, offset))
+    return t.requires_grad_() if requires_grad else t
+
+
+def from_dlpack(x: Any) -> Tensor:
+    """A tensor that shares the memory of another library's array, by the DLPack protocol."""
+    if not hasattr(x, "__dlpack__"):
+        raise DTypeError(f"from_dlpack: expected an object with __dlpack__, got {type(x).__name__}")
+    be = backend.get("cpu" if x.__dlpack_device__()[0] in (1, 3) else "cuda")
+    return wrap(be.xp.from_dlpack(x))
+
+
+def _window(shape: Any) -> Any:
+    def window(
+        window_length: int, periodic: bool = True, *args: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    ) -> Tensor:
+        d = dtypes.default_numpy() if dtype is None else dtypes.as_numpy(dtype)
+        n = window_length - (not periodic)
+        t = np.arange(window_length) / n if n > 0 else np.full(window_length, 0.5)
+        return placed(np.asarray(shape(t, *args)).astype(d), device, requires_grad)
+
+    window.__doc__ = shape.__doc__
+    return window
+
+
+@_window
+def hann_window(t: Any) -> Any:
+    """sin²(πt), periodic or symmetric."""
+    return np.sin(np.pi * t) ** 2
+
+
+@_window
+def hamming_window(t: Any, alpha: float = 0.54, beta: float = 0.46) -> Any:
+    """alpha − beta·cos(2πt), periodic or symmetric."""
+    return alpha - beta * np.cos(2 * np.pi * t)
+
+
+@_window
+def blackman_window(t: Any) -> Any:
+    """0.42 − 0.5·cos(2πt) + 0.08·cos(4πt), periodic or symmetric."""
+    return 0.42 - 0.5 * np.cos(2 * np.pi * t) + 0.08 * np.cos(4 * np.pi * t)
+
+
+@_window
+def bartlett_window(t: Any) -> Any:
+    """A triangle, periodic or symmetric."""
+    return 1 - np.abs(2 * t - 1)

@@ -10,7 +10,6 @@ from core import dtypes
 from core._tensor import Tensor, _dim
 from core.creation import placed
 from core.errors import ArgumentError, ShapeError
-from core.functions import shape as _functions
 from core.ops import complex_parts as _complex
 from core.ops import pointwise as _pw
 from core.ops import shape as _shape
@@ -95,7 +94,7 @@ def rfftn(x: Tensor, s: Any = None, dim: Any = None, norm: Any = None) -> Tensor
         raise ArgumentError(f"rfft: expected a real signal, got {x.dtype}; use fft")
     dims = _dims(x, s, dim)
     y = _transform(x, s, dims, norm, False)
-    return _functions.contiguous(_shape.narrow(y, dim=dims[-1], start=0, length=y._a.shape[dims[-1]] // 2 + 1))
+    return _pw.clone(_shape.narrow(y, dim=dims[-1], start=0, length=y._a.shape[dims[-1]] // 2 + 1))
 
 
 def irfftn(x: Tensor, s: Any = None, dim: Any = None, norm: Any = None) -> Tensor:

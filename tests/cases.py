@@ -12,6 +12,7 @@ Arrays are float64, so that gradients can be checked by differences; other dtype
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -470,6 +471,14 @@ def _of_won(f: Callable[..., Any]) -> Callable[..., Any]:
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
+def _gelu_slope(x: Any, approximate: str) -> Any:
+    if approximate == "none":
+        erf = np.vectorize(math.erf, otypes=[float])
+        return (1 + erf(x / np.sqrt(2))) / 2 + x * np.exp(-x * x / 2) / np.sqrt(2 * np.pi)
+    t = np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
+    return (1 + t) / 2 + x / 2 * (1 - t * t) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x * x)
+
+
 def unary(name: str, oracle: Callable[..., Any], low: float = -2.0, high: float = 2.0, **kwargs: Any) -> Row:
     """An elementwise function of one argument."""
     shapes = [u(low, high, 3, 4), u(low, high), u(low, high, 0, 3), u(low, high, 4, 3).T]
@@ -776,6 +785,11 @@ NN = [
         c(n(0, 3), dim=1)) for k, f in {
         "softmax": _softmax, "log_softmax": lambda x, dim: np.log(_softmax(x, dim)),
         "F.softmax": _softmax, "F.log_softmax": lambda x, dim: np.log(_softmax(x, dim))}.items()),
+    row("relu_grad", lambda g, out: g * (out > 0), c(n(3, 4), d(3, 4)), c(n(), d()), torch=None),
+    row("linear_weight_grad", lambda g, x, w_shape: g.reshape(-1, w_shape[0]).T @ x.reshape(-1, w_shape[1]),
+        c(n(5, 3), n(5, 4), w_shape=(3, 4)), c(n(2, 5, 3), n(2, 5, 4), w_shape=(3, 4)), torch=None),
+    row("gelu_grad", lambda g, x, approximate: g * _gelu_slope(x, approximate),
+        *(c(n(3, 4), n(3, 4), approximate=how) for how in ("none", "tanh")), torch=None),
     row("softmax_grad", _softmax_grad, c(n(3, 4), n(3, 4), dim=1), c(n(2, 3), n(2, 3), dim=0), torch=None),
     row("log_softmax_grad", lambda g, y, dim: g - np.exp(y) * g.sum(dim, keepdims=True),
         c(n(3, 4), n(3, 4), dim=1), c(n(2, 3), n(2, 3), dim=0), torch=None),

@@ -24,7 +24,7 @@ ONLY_IN = {
     "cupy": ["core.backend.cuda"],
     "zmq": ["ddp.transport.zeromq"],
     "mpi4py": ["ddp.transport.mpi"],
-    "ctypes": ["core.backend.onednn", "core.backend.threads", "core.utils.data._utils", "launch.supervisor"],
+    "ctypes": ["core.backend.memory", "core.backend.onednn", "core.backend.threads", "core.utils.data._utils", "launch.supervisor"],
     "pickle": ["core.serialize", "core.utils.data._utils"],  # files: restricted; loader workers: our own children
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from core import backend, engine
 from core._tensor import Tensor, wrap
-from core.autograd import graph
+from core.autograd import functional, graph, profiler
 from core.autograd.function import Function, FunctionCtx
 from core.autograd.grad_mode import enable_grad, inference_mode, no_grad, set_grad_enabled
 from core.autograd.gradcheck import gradcheck, gradgradcheck
@@ -18,8 +18,8 @@ from core.engine import mode
 from core.errors import ArgumentError, GraphError, ShapeError
 
 __all__ = [
-    "Function", "FunctionCtx", "Variable", "backward", "detect_anomaly", "enable_grad", "grad", "gradcheck", "gradgradcheck", "graph",
-    "inference_mode", "no_grad", "set_detect_anomaly", "set_grad_enabled",
+    "Function", "FunctionCtx", "Variable", "backward", "detect_anomaly", "enable_grad", "functional", "grad", "gradcheck", "gradgradcheck",
+    "graph", "inference_mode", "no_grad", "profiler", "set_detect_anomaly", "set_grad_enabled",
 ]  # fmt: skip
 
 

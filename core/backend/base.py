@@ -75,6 +75,26 @@ class Backend(NNKernels):
             y += b
         return y
 
+    # -- rectifier -----------------------------------------------------------------------------------------------------
+
+    def relu(self, x: Any, out: Any = None) -> Any:
+        """max(x, 0); NaN stays."""
+        return self.xp.maximum(x, 0, out=out)
+
+    def relu_grad(self, g: Any, y: Any) -> Any:
+        """g where y > 0, else 0"""
+        dx = (y > 0).astype(g.dtype)
+        dx *= g
+        return dx
+
+    # -- updates -------------------------------------------------------------------------------------------------------
+
+    def axpby_(self, a: float, x: Any, b: float, y_: Any) -> None:
+        """y ← a·x + b·y"""
+        if b != 1:
+            y_ *= b
+        y_ += x * a
+
     # -- scatter -------------------------------------------------------------------------------------------------------
 
     def add_at_(self, x_: Any, index: Any, g: Any) -> None:
@@ -119,7 +139,7 @@ class Backend(NNKernels):
         xp, k, out = self.xp, w.shape[2:], g.shape[2:]
         n, rows, length = g.shape[0], w.shape[1] * math.prod(k), math.prod(out)
         wt = w.reshape(1, groups, w.shape[0] // groups, rows).swapaxes(2, 3)
-        columns = self.matmul(wt, g.reshape(n, groups, -1, length))  # (N, G, rows, out)
+        columns = self.matmul(wt, g.reshape(n, groups, w.shape[0] // groups, length))  # (N, G, rows, out)
         columns = columns.reshape(n, x_shape[1], *k, *out)
         size = tuple(i + 2 * p for i, p in zip(x_shape[2:], padding))
         dx = xp.zeros((n, x_shape[1], *size), dtype=g.dtype)
@@ -135,7 +155,8 @@ class Backend(NNKernels):
         n, rows, length = g.shape[0], w_shape[1] * math.prod(k), math.prod(out)
         columns = self._columns(x, k, out, stride, padding, dilation).reshape(n, groups, rows, length)
         # one product over samples and positions together: (G, K/G, N·out) @ (G, N·out, rows)
-        gs = g.reshape(n, groups, -1, length).transpose(1, 2, 0, 3).reshape(groups, -1, n * length)
+        each = w_shape[0] // groups
+        gs = g.reshape(n, groups, each, length).transpose(1, 2, 0, 3).reshape(groups, each, n * length)
         columns = columns.transpose(1, 0, 3, 2).reshape(groups, n * length, rows)
         return self.matmul(gs, columns).reshape(w_shape)
 

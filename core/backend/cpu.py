@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ml_dtypes import bfloat16
 
-from core.backend import threads
+from core.backend import memory, threads
 from core.backend.base import Backend, Ints, conv_out_shape
 from core.backend.onednn import kernels, library
 
@@ -24,6 +24,7 @@ _STACKED_MACS = 1 << 19  # the same for each product of a stack of matrices
 _SOFTMAX_SIZE = 1 << 11  # elements, as below
 _SOFTMAX_GRAD_SIZE = 1 << 12
 _NORM_SIZE = 1 << 13
+_AXPBY_SIZE = 1 << 12
 _CHANNEL_LENGTH = 16  # elements of a channel of a sample, from which BLAS sums them faster than NumPy
 
 _BFLOAT16 = np.dtype(bfloat16)
@@ -35,6 +36,9 @@ class CPUBackend(Backend):
     device_type = "cpu"
     array_type = np.ndarray
     xp = np
+
+    def __init__(self) -> None:
+        memory.keep_freed()
 
     # -- products: float32 from a size on, bfloat16 always, since NumPy has no BLAS for it -------------------------------
 
@@ -51,6 +55,12 @@ class CPUBackend(Backend):
             if y is not None:
                 return y
         return super().linear(x, w, b)
+
+    # -- updates: one pass of BLAS instead of two and a temporary --------------------------------------------------------
+
+    def axpby_(self, a: float, x: Any, b: float, y_: Any) -> None:
+        if x.size < _AXPBY_SIZE or not threads.axpby(a, x, b, y_):
+            super().axpby_(a, x, b, y_)
 
     # -- convolution and pooling: always, small ones gain most -----------------------------------------------------------
 
@@ -98,6 +108,16 @@ class CPUBackend(Backend):
     def softmax_grad(self, g: Any, y: Any, dim: int) -> Any:
         dx = kernels.softmax_grad(g, y) if dim == y.ndim - 1 and y.size >= _SOFTMAX_GRAD_SIZE else None
         return super().softmax_grad(g, y, dim) if dx is None else dx
+
+    # -- gelu: always, since the plain one is a dozen passes -------------------------------------------------------------
+
+    def gelu(self, x: Any, approximate: str) -> Any:
+        y = kernels.gelu(x, approximate)
+        return super().gelu(x, approximate) if y is None else y
+
+    def gelu_grad(self, g: Any, x: Any, approximate: str) -> Any:
+        dx = kernels.gelu_grad(g, x, approximate)
+        return super().gelu_grad(g, x, approximate) if dx is None else dx
 
     # -- normalisation: oneDNN over rows, BLAS over the channels of (N, C, *) --------------------------------------------
     # oneDNN's own kernels for channels are fast on its blocked layouts only; in C order BLAS sums are three times as fast.

@@ -42,6 +42,32 @@ class NNKernels:
         z = y * y
         return (y * (_polynomial(z, _ERF32_P) / _polynomial(z, _ERF32_Q))).astype(x.dtype, copy=False)
 
+    def gelu(self, x: Any, approximate: str) -> Any:
+        """x·Φ(x), or its approximation by tanh."""
+        if approximate == "none":
+            y = self.erf(x * math.sqrt(0.5))
+        else:
+            y = x * x
+            y *= 0.044715
+            y += 1
+            y *= x
+            y *= math.sqrt(2 / math.pi)
+            y = self.xp.tanh(y)
+        y += 1
+        y *= x
+        y *= 0.5
+        return y
+
+    def gelu_grad(self, g: Any, x: Any, approximate: str) -> Any:
+        """g·(Φ(x) + x·φ(x)), or the slope of the approximation"""
+        xp = self.xp
+        if approximate == "none":
+            slope = (self.erf(x * math.sqrt(0.5)) + 1) * 0.5 + x * xp.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
+        else:
+            t = xp.tanh((x * x * x * 0.044715 + x) * math.sqrt(2 / math.pi))
+            slope = (t + 1) * 0.5 + x * (1 - t * t) * (x * x * (3 * 0.044715) + 1) * math.sqrt(0.5 / math.pi)
+        return g * slope
+
     # -- normalisation -------------------------------------------------------------------------------------------------
 
     def moments(self, x: Any, axes: Ints) -> tuple[Any, Any]:

@@ -58,6 +58,33 @@ def blas_kernels() -> str:
     return found().decode()
 
 
+_DATA = object.__basicsize__  # where an array keeps its data pointer, see `onednn.primitives`
+
+
+def axpby(a: float, x: Any, b: float, y_: Any) -> bool:
+    """y ← a·x + b·y in one pass, if OpenBLAS can: float32, both in C order and of one shape."""
+    found = _axpby()
+    if (
+        found is None or x.dtype != np.float32 or y_.dtype != np.float32 or x.shape != y_.shape
+        or not (x.flags.c_contiguous and y_.flags.c_contiguous)
+    ):  # fmt: skip
+        return False
+    address = ctypes.c_void_p.from_address
+    found(x.size, a, address(id(x) + _DATA).value, 1, b, address(id(y_) + _DATA).value, 1)
+    return True
+
+
+@cache
+def _axpby() -> Any:
+    for dll in _openblas_libraries():
+        found = getattr(dll, "scipy_cblas_saxpby64_", None)
+        if found is not None:
+            size, real, pointer = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+            found.argtypes, found.restype = [size, real, pointer, size, real, pointer, size], None
+            return found
+    return None
+
+
 def _openblas(function: str) -> Any:
     for dll in _openblas_libraries():
         for name in _OPENBLAS:

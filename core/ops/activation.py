@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from core.ops.op import pointwise
+from core.ops.op import graph, op, pointwise
 
 
 @pointwise(x=lambda F, g, out, negative_slope: F.where(F.gt(out, 0), g, g * negative_slope))
@@ -47,30 +47,30 @@ def normal_cdf(be, x):
     return y
 
 
-def _gelu_dx(F, g, x, approximate):
+def _gelu_slope(F, x, approximate):
+    """d gelu / dx"""
     if approximate == "none":
-        return g * (F.normal_cdf(x) + x * F.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)))
+        return F.normal_cdf(x) + x * F.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
     t = F.tanh((x * x * x * 0.044715 + x) * math.sqrt(2 / math.pi))
-    return g * ((t + 1) * 0.5 + x * (1 - t * t) * (x * x * (3 * 0.044715) + 1) * math.sqrt(0.5 / math.pi))
+    return (t + 1) * 0.5 + x * (1 - t * t) * (x * x * (3 * 0.044715) + 1) * math.sqrt(0.5 / math.pi)
+
+
+def _gelu_dx(F, g, x, approximate):
+    if F is graph:
+        return g * _gelu_slope(F, x, approximate)
+    return F.gelu_grad(g, x, approximate=approximate)
 
 
 @pointwise(x=_gelu_dx)
 def gelu(be, x, *, approximate="none"):
     """x·Φ(x), or with approximate="tanh" x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))). Hendrycks & Gimpel 2016."""
-    xp = be.xp
-    if approximate == "none":
-        y = be.erf(x * math.sqrt(0.5))
-    else:
-        y = x * x
-        y *= 0.044715
-        y += 1
-        y *= x
-        y *= math.sqrt(2 / math.pi)
-        y = xp.tanh(y)
-    y += 1
-    y *= x
-    y *= 0.5
-    return y
+    return be.gelu(x, approximate)
+
+
+@op()
+def gelu_grad(be, g, x, *, approximate):
+    """The gradient of `gelu`; where a graph of it is wanted, `gelu` differentiates its formula instead."""
+    return be.gelu_grad(g, x, approximate)
 
 
 def _silu_dx(F, g, x):

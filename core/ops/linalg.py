@@ -64,8 +64,17 @@ def matmul(be, x, y):
 
 
 def _linear_dw(F, g, x, w_shape):
+    return F.linear_weight_grad(g, _conj(F, x), w_shape=w_shape)
+
+
+@op(
+    g=lambda F, gg, x: F.matmul(x, _t(F, gg)),
+    x=lambda F, gg, g: F.matmul(g, gg),
+)
+def linear_weight_grad(be, g, x, *, w_shape):
+    """Σ gᵀ x over all rows, the gradient of `linear` for its weight: (*, O), (*, I) -> (O, I)"""
     o, i = w_shape
-    return F.matmul(_t(F, F.reshape(g, shape=(-1, o))), F.reshape(_conj(F, x), shape=(-1, i)))
+    return be.matmul(g.reshape(-1, o).T, x.reshape(-1, i))
 
 
 @op(

@@ -247,6 +247,8 @@ def _class_index(xp: Any, target: Any) -> tuple[Any, ...]:
     """The index that picks each sample's class from (N, C, *)."""
     if not target.ndim:
         return (target,)
+    if target.ndim == 1:
+        return (xp.arange(target.shape[0]), target)
     grid = xp.ogrid[tuple(slice(n) for n in target.shape)]
     grid = list(grid) if isinstance(grid, (list, tuple)) else [grid]
     return (grid[0], target, *grid[1:])

@@ -373,7 +373,8 @@ class OpNode(Node):
             raise AttributeError(f"{self.name()} has no attribute {name!r}")
         if self.values is None:
             raise GraphError(f"{self.name()}: expected saved values, got a freed graph; pass retain_graph=True")
-        return self._as_tensors(self.values)[k]
+        edge = self.edges[self.plan.inputs[k]] if k < len(self.plan.inputs) else None
+        return self._as_tensors(self.values)[k] if edge is None or isinstance(edge[0], Node) else edge[0]
 
     def free(self) -> None:
         if self.plan.inputs or self.plan.outs or self.plan.every:

@@ -396,10 +396,16 @@ def round(be, x, *, decimals=0):
 # -- rectifiers and bounds -----------------------------------------------------------------------------------------------
 
 
-@pointwise(x=lambda F, g, out: g * F.gt(out, 0))
+@pointwise(x=lambda F, g, out: F.relu_grad(g, out))
 def relu(be, x, *, out=None):
     """max(x, 0)"""
-    return be.xp.maximum(x, 0, out=out)
+    return be.relu(x, out)
+
+
+@op(g=lambda F, gg, out: F.relu_grad(gg, out))
+def relu_grad(be, g, out):
+    """The gradient of `relu`, from its output: g where that is positive, else 0."""
+    return be.relu_grad(g, out)
 
 
 def _share(F, g, x, y, wins):

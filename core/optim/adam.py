@@ -52,15 +52,17 @@ class Adam(Optimizer):
             else:
                 g = g + x_ * group["weight_decay"]
         m_, v_ = state["exp_avg"]._a, state["exp_avg_sq"]._a
-        m_ += (g - m_) * (1 - beta1)
-        v_ *= beta2
-        v_ += (g * g) * (1 - beta2)
+        be.axpby_(1 - beta1, g, beta1, m_)
+        t = xp.multiply(g, g, out=xp.empty_like(v_))
+        be.axpby_(1 - beta2, t, beta2, v_)
         if group["amsgrad"]:
             v_ = xp.maximum(state["max_exp_avg_sq"]._a, v_, out=state["max_exp_avg_sq"]._a)
-        denominator = xp.sqrt(v_)
-        denominator /= math.sqrt(1 - beta2**step)
-        denominator += group["eps"]
-        x_ -= m_ / denominator * (lr / (1 - beta1**step))
+        # m̂ / (√v̂ + eps), both corrections in one number: √v̂ + eps = (√v + eps·c) / c
+        c = math.sqrt(1 - beta2**step)
+        xp.sqrt(v_, out=t)
+        t += group["eps"] * c
+        xp.divide(m_, t, out=t)
+        be.axpby_(-lr * c / (1 - beta1**step), t, 1, x_)
 
 
 class AdamW(Adam):

@@ -50,7 +50,6 @@ class SGD(Optimizer):
                 buffer = state["momentum_buffer"] = wrap(be.xp.array(g, dtype=x_.dtype))
             else:
                 v_ = buffer._a
-                v_ *= momentum
-                v_ += g * (1 - group["dampening"]) if group["dampening"] else g
+                be.axpby_(1 - group["dampening"], g, momentum, v_)
             g = g + buffer._a * momentum if group["nesterov"] else buffer._a
-        x_ -= g * group["lr"]
+        be.axpby_(-group["lr"], g, 1, x_)

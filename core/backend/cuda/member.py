@@ -109,7 +109,7 @@ class CUDABackend(Backend):
         if z is not None:
             return z
         if x.ndim == y.ndim == 2 and is_float(x):
-            return self.xp.matmul(x, y)  # CuPy has two-byte products of two matrices, accumulated in float32
+            return self.xp.matmul(x, y).astype(x.dtype, copy=False)  # CuPy has two-byte products of two matrices
         return super().matmul(x, y)
 
     def linear(self, x: Any, w: Any, b: Any | None) -> Any:

@@ -462,3 +462,51 @@ def _float32(x: np.ndarray) -> np.ndarray:
 def _variance(rstd: np.ndarray) -> np.ndarray:
     v = np.square(rstd, dtype=np.float32, order="C")
     return np.reciprocal(v, out=v)
+
+
+# -- elements ----------------------------------------------------------------------------------------------------------
+
+
+def gelu(x: np.ndarray, approximate: str) -> np.ndarray | None:
+    """x·Φ(x), or its approximation by tanh. Only what is finite: oneDNN makes NaN of ∞."""
+    if x.dtype not in _DTYPES or not x.size or not _finite(x):
+        return None
+    call = _gelu(x.size, _DTYPES[x.dtype], approximate)
+    if call is None:
+        return None
+    y = np.empty(x.shape, x.dtype)
+    call(np.ascontiguousarray(x), y)
+    return y
+
+
+def gelu_grad(g: np.ndarray, x: np.ndarray, approximate: str) -> np.ndarray | None:
+    """g·(Φ(x) + x·φ(x)), or the slope of the approximation"""
+    if x.dtype not in _DTYPES or g.dtype != x.dtype or g.shape != x.shape or not x.size or not _finite(x):
+        return None
+    size, dtype, algorithm = x.size, _DTYPES[x.dtype], _GELU[approximate]
+
+    def build(b: Builder) -> Call:
+        d = b.packed((size,), dtype)
+        forward = b.descriptor("eltwise_forward", c.TRAINING, algorithm, d, d, 0.0, 0.0)
+        p = b.descriptor("eltwise_backward", algorithm, d, d, d, 0.0, 0.0, forward)
+        return b.call(p, {c.DIFF + c.DST: d, c.SRC: d}, {c.DIFF + c.SRC: d})
+
+    call = cached(("gelu_grad", size, dtype, algorithm), build)
+    if call is None:
+        return None
+    dx = np.empty(x.shape, x.dtype)
+    call(np.ascontiguousarray(g), np.ascontiguousarray(x), dx)
+    return dx
+
+
+_GELU = {"none": c.GELU_ERF, "tanh": c.GELU_TANH}
+
+
+def _gelu(size: int, dtype: int, approximate: str) -> Call | None:
+    algorithm = _GELU[approximate]
+
+    def build(b: Builder) -> Call:
+        d = b.packed((size,), dtype)
+        return b.call(b.descriptor("eltwise_forward", c.TRAINING, algorithm, d, d, 0.0, 0.0), {c.SRC: d}, {c.DST: d})
+
+    return cached(("gelu", size, dtype, algorithm), build)

@@ -39,6 +39,7 @@ BF16, F32, U8 = 2, 3, 6  # dnnl_data_type_t
 CPU, IN_ORDER, ANY = 1, 1, 1  # engine kind, stream flags, format tag
 TRAINING, BACKWARD = 64, 128  # dnnl_prop_kind_t
 # dnnl_alg_kind_t; of the averages the one that counts padding
+GELU_TANH, GELU_ERF = 0x2B, 0x31
 DIRECT, MAX, AVERAGE, SOFTMAX = 0x1, 0x1FF, 0x2FF, 0x30000
 USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT = 1, 2, 4  # dnnl_normalization_flags_t
 USER_SCRATCHPAD = 1
@@ -91,6 +92,8 @@ CHECKED: dict[str, list[Any]] = {
     "dnnl_pooling_backward_primitive_desc_create": [_OUT, _P, _ALG, _P, _P, *[_DIMS] * 5, _P, _P],
     "dnnl_layer_normalization_forward_primitive_desc_create": [_OUT, _P, c_int, _P, _P, _P, c_float, c_uint, _P],
     "dnnl_layer_normalization_backward_primitive_desc_create": [_OUT, _P, c_int, *[_P] * 4, c_float, c_uint, _P, _P],
+    "dnnl_eltwise_forward_primitive_desc_create": [_OUT, _P, c_int, _ALG, _P, _P, c_float, c_float, _P],
+    "dnnl_eltwise_backward_primitive_desc_create": [_OUT, _P, _ALG, _P, _P, _P, c_float, c_float, _P, _P],
     "dnnl_softmax_forward_primitive_desc_create": [_OUT, _P, c_int, _ALG, _P, _P, c_int, _P],
     "dnnl_softmax_backward_primitive_desc_create": [_OUT, _P, _ALG, _P, _P, _P, c_int, _P, _P],
 }

@@ -1,7 +1,7 @@
 """Faults on purpose: `ddprun chaos --seed 7 --kills 20 -- script.py args` compares a disturbed run with an undisturbed one.
 
 The script must train with `ddp.Lockstep`. It runs twice, once alone in one process and once as an elastic job whose workers are killed,
-stopped and delayed at random phases of random steps, each replaced if `--replace`; the digests in the two logs must be equal.
+stopped and delayed at random phases of random steps, and replaced unless `--no-replace`; the digests in the two logs must be equal.
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.errors import ArgumentError
 from ddp.lockstep.faults import ACTS, PHASES
 from ddp.lockstep.log import read
 from ddp.verify import verify
 
 
 def plan(seed: int, kills: int, stops: int, delays: int, steps: int, workers: int) -> list[dict[str, Any]]:
-    """Random events, at most one kill or stop a step as long as there are enough steps."""
-    rng = random.Random(seed)
+    """Random events, at most one in two steps: so long it may take until the others know of a death and can spare the last."""
     acts = ["kill"] * kills + ["stop"] * stops + ["delay"] * delays
+    slots = range(1, steps, 2)
+    if len(acts) > len(slots):
+        raise ArgumentError(f"chaos: expected at most {len(slots)} events in {steps} steps, got {len(acts)}")
+    rng = random.Random(seed)
     rng.shuffle(acts)
-    rounds = [rng.sample(range(1, steps), min(len(acts), steps - 1)) for _ in range(-(-len(acts) // (steps - 1)))]
-    when = [step for each in rounds for step in each][: len(acts)]
+    when = sorted(rng.sample(slots, len(acts)))
     return [
-        {"step": s, "phase": rng.choice(PHASES), "place": rng.randrange(workers), "act": act}
-        for s, act in zip(sorted(when), acts)
+        {"step": step, "phase": rng.choice(PHASES), "place": rng.randrange(workers), "act": act}
+        for step, act in zip(when, acts)
     ]
 
 
@@ -69,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             events = plan(args.seed, args.kills, args.stops, args.delays, max(steps), args.workers)
             chaos = json.dumps({"directory": str(events_at), "events": events})
             wild_s = launch(script, wild, f"1:{args.workers}", {"LOCKSTEP_CHAOS": chaos}, not args.no_replace)
+        except ArgumentError as error:
+            parser.error(str(error))
         except subprocess.CalledProcessError as error:
             print(f"chaos: expected the script to end well, got status {error.returncode}", file=sys.stderr)
             return 2

@@ -1,13 +1,15 @@
 """A value that will be there: torch.futures.
 
 Contract: a callback runs once, with the future, in the thread that completes it, or at once if it is complete; callbacks
-run in the order in which they were added. An error is a value, too: it passes through `then` and is raised by `wait`.
+run in the order in which they were added. An error is a value, too: it passes through `then` and is raised by `wait`; one
+in a callback of `add_done_callback` is printed.
 Not here: who completes a future (`ddp.group.Work.get_future` is that of a collective call).
 """
 
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -64,7 +66,7 @@ class Future(Generic[T]):
             if not self._done.is_set():
                 self._callbacks.append(callback)
                 return
-        callback(self)
+        self._call(callback)
 
     def set_result(self, result: T) -> None:
         """Here is the value."""
@@ -84,7 +86,13 @@ class Future(Generic[T]):
             callbacks, self._callbacks = self._callbacks, []
             self._done.set()
         for callback in callbacks:
+            self._call(callback)
+
+    def _call(self, callback: Callable[[Future[T]], Any]) -> None:
+        try:
             callback(self)
+        except Exception:  # nobody waits for it, and the thread has other work; use `then` to get it back
+            traceback.print_exc()
 
 
 def collect_all(futures: Sequence[Future[Any]]) -> Future[list[Future[Any]]]:

@@ -24,6 +24,7 @@ from types import CodeType
 from typing import Any
 
 from core.errors import ArgumentError
+from ddp.errors import DDPError
 
 FORMAT, VERSION = "lockstep flight record", 1
 DIRECTORY_VARIABLE = "LOCKSTEP_RECORD_DIR"
@@ -123,7 +124,8 @@ class Recorder:
         """It has raised."""
         e.ended = time.perf_counter_ns()
         e.error = f"{type(error).__name__}: {error}"
-        self.write_on_failure(e.error, getattr(error, "rank", None))
+        if isinstance(error, DDPError):  # others are mistakes that the script may mend
+            self.write_on_failure(e.error, getattr(error, "rank", None))
 
     # -- out -----------------------------------------------------------------------------------------------------------
 
@@ -212,16 +214,18 @@ def _calls_kept() -> int:
 
 _ROOT = str(Path(__file__).parent.parent) + os.sep
 _OURS = (_ROOT + "ddp" + os.sep, _ROOT + "core" + os.sep)
+_our_files: set[str] = set()  # those met so far
 
 
 def _site() -> tuple[CodeType | None, int]:
     """The line outside of our packages from which a call was made. Code and number only: a frame would keep its values."""
     frame: Any = sys._getframe(3)
-    for _ in range(40):
-        if frame is None:
-            break
+    while frame is not None:
         code = frame.f_code
-        if not code.co_filename.startswith(_OURS):
-            return code, frame.f_lineno
+        file = code.co_filename
+        if file not in _our_files:
+            if not file.startswith(_OURS):
+                return code, frame.f_lineno
+            _our_files.add(file)
         frame = frame.f_back
     return None, 0

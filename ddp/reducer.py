@@ -150,12 +150,11 @@ class Reducer:
         self.sync = True  # false inside no_sync: gradients stay local
         self.scale = 1.0  # on top of the average; see ddp.parallel_join
         self.step = 0  # synchronised backwards that have begun
-        self.began: int | None = None  # when the backward that is under way began, in ns; when the last one ended
-        self.ended: int | None = None
+        self.began: int | None = None  # the backward that is under way, in ns
+        self.ended: int | None = None  # the last one
         self._arrivals: list[int] | None = []  # parameters in the order of the first backward; None once it is used
-        self._reached: set[int] | None = (
-            None  # parameters that the first backward reached here, if all others do the same
-        )
+        # what the first backward has reached here, if all others do the same; None: not known
+        self._reached: set[int] | None = None
         self._next = 0  # the bucket that is reduced next
         self._walking = False
         self._build(range(len(self.params))[::-1])

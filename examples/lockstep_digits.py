@@ -40,7 +40,9 @@ def main():
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--log", help="a file for losses and digests, a line a step")
     parser.add_argument("--save", help="a file to go on from if it is there, and to write after each epoch")
-    parser.add_argument("--kill", action="store_true", help="the first worker kills itself in the middle of a step half way")
+    parser.add_argument(
+        "--kill", action="store_true", help="the first worker kills itself in the middle of a step half way"
+    )
     args = parser.parse_args()
 
     core.manual_seed(0)
@@ -51,7 +53,9 @@ def main():
     )  # fmt: skip
     optimizer = core.optim.Adam(model.parameters(), lr=5e-3)
     # 16 shards of 8 samples: any number of workers up to 16 can share them, and the result is that of the 16 shards
-    run = ddp.Lockstep(model, optimizer, train, shards=16, batch_size=128, seed=0, log=args.log, digest_every=10, log_parameters=True)
+    run = ddp.Lockstep(
+        model, optimizer, train, shards=16, batch_size=128, seed=0, log=args.log, digest_every=10, log_parameters=True
+    )
     if args.save:
         run.resume(args.save)
     half = args.epochs * run.steps_per_epoch // 2

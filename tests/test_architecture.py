@@ -43,7 +43,7 @@ FLOORS = [
     ["core.devices", "core.engine"],
     ["core._tensor", "core.printing"],
     ["core.ops"],
-    ["core.functions", "core.creation", "core.rng", "core.tensor_types", "core.settings", "core.indexing", "core.methods", "core.linalg", "core.fft", "core.special"],
+    ["core.functions", "core.creation", "core.rng", "core.tensor_types", "core.settings", "core.indexing", "core.methods", "core.linalg", "core.fft", "core.special", "core.sparse"],
     ["core.autograd", "core.cuda", "core.amp", "core.accelerator", "core.backends", "core.random", "core.philox"],
     ["core._names"],
     ["core.nn", "core.optim", "core.utils", "core.multiprocessing", "core.serialize"],

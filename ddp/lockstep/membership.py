@@ -21,6 +21,7 @@ Not here: what is computed, and what members tell each other at the beginning of
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import time
@@ -273,6 +274,7 @@ def _join(place: Place, timeout_s: float) -> Link:
         key_file=os.environ.get("LOCKSTEP_KEY_FILE", ""),
     )
     transport = ElasticTransport(world)
+    atexit.register(transport.close)  # who comes to its end says so
     register = Register(place.register)
     link = Link(transport, place.worker, [place.worker], _at_once, 0, timeout_s)
     link._register = register

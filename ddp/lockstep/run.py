@@ -369,6 +369,7 @@ class Lockstep:
                 gradients |= {i: g for i, g in zip(members, layout.unpack(array)) if there[:, i].any()}
         buffers = self._merge_buffers(link, shards, changes)
         self._fault("update")
+        step = self.step
         norm = _clip([gradients[i] for i in sorted(gradients)], self.clip_norm)
         self._apply(gradients, buffers, [number for each in said for number in each["ints"]])
         for layout, array in results:
@@ -376,7 +377,7 @@ class Lockstep:
         self._invited = said[0]["invited"]
         self._sentinel = self.digest() if last or (self._digest_every and self.step % self._digest_every == 0) else None
         self._last = Step(self.step, cut.epoch(self.step - 1), loss, count, norm, self._sentinel)
-        self._fault("applied")
+        self._fault("applied", step)
 
     def _compute(
         self, fn: Callable[[Shard], Tensor], number: int, indices: np.ndarray
@@ -564,10 +565,10 @@ class Lockstep:
         for name in self._buffers if names is None else names:
             self._kept[name] = _host(self._buffers[name]).copy()
 
-    def _fault(self, phase: str) -> None:
+    def _fault(self, phase: str, step: int | None = None) -> None:
         if self._faults is not None:
             link = self._linked()
-            self._faults.at(phase, self.step, link.place, link.size)
+            self._faults.at(phase, self.step if step is None else step, link.place, link.size)
 
     def _diverged(self, link: Link, step: int, others: list[int]) -> DivergenceError:
         return DivergenceError(

@@ -44,8 +44,7 @@ from ddp.wire import HEADER_BYTES, Frame, Kind, job_id, pack, payload, unpack
 
 LEAVE_S = 5.0
 CLOSE_S = 1.0  # how long closing waits for what was sent and not flushed
-# A wait spins, as MPI itself does; soon it yields, because ranks may share a core; and where others may be late it
-# sleeps.
+# A wait spins, as MPI itself does; soon it yields, because ranks may share a core; and when others are late it sleeps.
 SPIN_S = 50e-6
 YIELD_S = 2e-3
 NAP_S = 200e-6
@@ -88,7 +87,7 @@ class MPITransport(FrameTransport):
             )
         _leave_together(MPI)
         comm, request = here.Idup()
-        deadline, pause = Deadline.after(timeout_s), Pause(NAP_S)
+        deadline, pause = Deadline.after(timeout_s), Pause()
         while not request.Test():
             if deadline.expired():
                 _TROUBLE.append(f"rank {world.rank}: open: expected all ranks within {timeout_s:g} s, got fewer")
@@ -126,7 +125,7 @@ class MPITransport(FrameTransport):
         return True
 
     def _pump(self, timeout_s: float) -> None:
-        deadline, pause = Deadline.after(timeout_s), Pause(NAP_S)
+        deadline, pause = Deadline.after(timeout_s), Pause()
         self._probe()
         while not self._deliver() and not deadline.expired():
             pause()
@@ -160,7 +159,7 @@ class MPITransport(FrameTransport):
 
     def flush(self, deadline: Deadline) -> None:
         """MPI may send a large array only once its receiver looks for it; so look for ours meanwhile."""
-        pause = Pause(NAP_S)
+        pause = Pause()
         while self._outgoing:
             peer, request, _ = self._outgoing[-1]
             if request.Test():
@@ -303,7 +302,7 @@ class MPITransport(FrameTransport):
 
     def _wait(self, request: Any, call: Call, deadline: Deadline, *memory: object) -> None:
         """Wait for all ranks. On failure the request goes on without us, so its memory is kept."""
-        pause, silent = Pause(NAP_S), True
+        pause, silent = Pause(), True
         until = time.monotonic() + min(WAITING_AFTER_S, deadline.remaining_s() / 2)
         try:
             while not request.Test():
@@ -371,8 +370,7 @@ class MPITransport(FrameTransport):
 class Pause:
     """What to do between two looks at something that is not there yet: more and more polite."""
 
-    def __init__(self, nap_s: float):
-        self._nap_s = nap_s
+    def __init__(self) -> None:
         self._since = time.perf_counter()
         self.long = False  # whether the wait has come beyond spinning and yielding
 
@@ -380,7 +378,7 @@ class Pause:
         waited_s = time.perf_counter() - self._since
         self.long = waited_s > YIELD_S
         if self.long:
-            time.sleep(self._nap_s)
+            time.sleep(NAP_S)
         elif waited_s > SPIN_S:
             _yield()
 
@@ -401,7 +399,7 @@ def _leave_together(mpi: Any) -> None:
     def leave() -> None:
         if mpi.Is_finalized():
             return
-        deadline, pause, request = Deadline.after(LEAVE_S), Pause(NAP_S), mpi.COMM_WORLD.Ibarrier()
+        deadline, pause, request = Deadline.after(LEAVE_S), Pause(), mpi.COMM_WORLD.Ibarrier()
         while not request.Test():
             if _TROUBLE and deadline.expired():
                 print(f"expected all ranks to end within {LEAVE_S:g} s after a failure: {_TROUBLE[0]}", file=sys.stderr)

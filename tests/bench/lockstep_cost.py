@@ -40,7 +40,9 @@ def main():
     core.set_num_threads(1)
     rng = np.random.default_rng(0)
     n = 8 * args.batch * size
-    data = TensorDataset(core.tensor(rng.standard_normal((n, 3, 16, 16)).astype(np.float32)), core.tensor(rng.integers(0, 10, n)))
+    data = TensorDataset(
+        core.tensor(rng.standard_normal((n, 3, 16, 16)).astype(np.float32)), core.tensor(rng.integers(0, 10, n))
+    )
 
     plain = ddp.DistributedDataParallel(network(args.width))
     optimizer = core.optim.SGD(plain.parameters(), lr=0.01, momentum=0.9)

@@ -12,8 +12,10 @@ import atexit
 import dataclasses
 import datetime
 import json
+import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlparse
@@ -21,6 +23,7 @@ from urllib.parse import urlparse
 import numpy as np
 
 from core._tensor import Tensor, wrap
+from core.backend.threads import set_num_threads
 from core.errors import ArgumentError, DTypeError, unknown_name
 from ddp import timeline
 from ddp.env import World, world_from_env
@@ -30,6 +33,8 @@ from ddp.transport import TRANSPORTS, open_transport
 from ddp.transport.threads import run as _run_threads
 
 DEFAULT_TIMEOUT_S = 600.0
+# A rank that stops because of another ends this much later, so that the other is seen to end first.
+AFTER_THE_CULPRIT_S = 0.5
 default_pg_timeout = datetime.timedelta(seconds=DEFAULT_TIMEOUT_S)
 
 # who started us -> what we talk over, unless told
@@ -116,7 +121,15 @@ def init_process_group(
     _process.lane.timeline = timeline.start_if_asked(_process.lane.recorder)
     if world.size > 1:
         _tell_others_of_exceptions(_process)
+    _share_cores(world)
     atexit.register(_leave)
+
+
+def _share_cores(world: World) -> None:
+    """The ranks of a host divide its cores, unless somebody has decided (ddprun does, by the same variable)."""
+    if world.local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        set_num_threads(max(1, cores // world.local_size))
 
 
 def _world(init_method: str | None, world_size: int, rank: int) -> World:
@@ -156,6 +169,8 @@ def _tell_others_of_exceptions(pg: ProcessGroup) -> None:
                 text, getattr(error, "rank", None) if isinstance(error, DDPError) else pg.rank
             )
             pg.lane.transport.abort(text)
+            if isinstance(error, DDPError) and getattr(error, "rank", pg.rank) not in (None, pg.rank):
+                time.sleep(AFTER_THE_CULPRIT_S)  # whoever started us calls the first that ends the cause
 
     sys.excepthook = hook
 

@@ -24,6 +24,8 @@ from typing import Any
 PACKAGES = {
     "torch": "core",
     "torch.distributed": "ddp",
+    "torch.futures": "ddp.futures",
+    "torch.serialization": "core.serialize",
     "torchvision": "core.vision",
 }
 # names that torch keeps elsewhere than we do: module -> name -> "module:name"
@@ -31,6 +33,7 @@ _DDP = "ddp:DistributedDataParallel"
 ELSEWHERE = {
     "torch": {"__version__": "launch.as_torch:VERSION"},
     "torchvision": {"__version__": "launch.as_torch:VISION_VERSION"},
+    "torch.nn": {"SyncBatchNorm": "ddp:SyncBatchNorm"},
     "torch.nn.parallel": {"DistributedDataParallel": _DDP, "DataParallel": "core.nn:DataParallel"},
     "torch.nn.parallel.distributed": {"DistributedDataParallel": _DDP},
     "torch.utils.data.distributed": {"DistributedSampler": "ddp:DistributedSampler"},

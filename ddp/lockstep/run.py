@@ -103,9 +103,7 @@ class Lockstep:
         self._params = [p for p in model.parameters() if p._requires_grad]
         self._layouts = _layouts(self._params)
         self._buffers = dict(model.named_buffers())
-        self._kept = {
-            name: _host(b).copy() for name, b in self._buffers.items()
-        }  # as they were when the last operation was done
+        self._kept: dict[str, np.ndarray] = {}  # the buffers as they were when the operation began
         self._fingerprint = fingerprint()
         path = os.environ.get("LOCKSTEP_LOG") or log
         self._log = Log(path, {**asdict(self._cut), "fingerprint": self._fingerprint}) if path else None
@@ -215,7 +213,6 @@ class Lockstep:
         self.model.load_state_dict(state["model"])
         for name, buffer in state["buffers"].items():
             _store(self._buffers[name], _host(buffer))
-        self._keep_buffers()
         _load_optimizer(self.optimizer, state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
@@ -245,20 +242,26 @@ class Lockstep:
                 if not self._agreed:
                     self._agree(link)
                 elif self._done == done:
-                    act()
+                    self._attempt(act)
                     self._done += 1
                     if self._invited:
                         self._agreed = False
                         link.regroup({*link.members, *self._invited})
             except (PeerLostError, DeadlineError) as error:
                 failure = error
-            finally:
-                if self._done == done:  # it failed, or was not begun
-                    self._undo()
             if failure is not None:
                 self._agreed = False
                 self._fault("recover")
                 link.survive(failure)
+
+    def _attempt(self, act: Callable[[], None]) -> None:
+        """Do it, or be as before."""
+        self._kept = {name: _host(b).copy() for name, b in self._buffers.items()}
+        try:
+            act()
+        except BaseException:
+            self._undo()
+            raise
 
     def _linked(self) -> Link:
         if self._link is None:
@@ -329,7 +332,7 @@ class Lockstep:
             self.load_state_dict(state)
             last = json.loads(state["lockstep"])["last"]
             self._last = Step(**last) if last else None
-            self._done = ahead["done"]
+            self._done, link.late = ahead["done"], False
             assert self.digest() == ahead["digest"], "the digest of the state was checked when it was loaded"
 
     # -- a step -------------------------------------------------------------------------------------------------------
@@ -494,7 +497,6 @@ class Lockstep:
         for name, text in (ints[0] if ints else {}).items():
             kept = self._kept[name]
             _store(self._buffers[name], np.frombuffer(base64.b64decode(text), kept.dtype).reshape(kept.shape))
-        self._keep_buffers([*buffers, *(ints[0] if ints else {})])
         self.step += 1
 
     # -- evaluation, saving -------------------------------------------------------------------------------------------
@@ -560,10 +562,6 @@ class Lockstep:
     def _move_to(self, cursor: int) -> None:
         if cursor != self._cursor:
             self._cursor, self._evaluations = cursor, 0
-
-    def _keep_buffers(self, names: list[str] | None = None) -> None:
-        for name in self._buffers if names is None else names:
-            self._kept[name] = _host(self._buffers[name]).copy()
 
     def _fault(self, phase: str, step: int | None = None) -> None:
         if self._faults is not None:

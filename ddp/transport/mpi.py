@@ -108,6 +108,7 @@ class MPITransport(FrameTransport):
         except NotImplementedError:  # before MPI 4
             self._meeting = None
         self._last_s = time.monotonic()  # when this rank was last together with the others
+        self._native_ops: dict[tuple[str, np.dtype], Any] = {}
         self._blocked: tuple[Call, Deadline] | None = None  # the call in which MPI blocks
         self._watcher: threading.Thread | None = None
         self._outgoing: list[tuple[int, Any, object]] = []  # receiver, request, and the memory that it reads
@@ -356,12 +357,17 @@ class MPITransport(FrameTransport):
 
     def _native_op(self, op: str, array: np.ndarray, call: Call) -> Any:
         """MPI's operation, or None where the plain collective must do it."""
-        reduction(op, array.dtype, call)
-        name, kinds = _NATIVE_OPS[op]
-        kind, itemsize = array.dtype.kind, array.dtype.itemsize
-        if kind not in kinds or (kind == "f" and itemsize == 2) or array.nbytes > _NATIVE_BYTES:
+        if array.nbytes > _NATIVE_BYTES:
+            reduction(op, array.dtype, call)
             return None
-        return getattr(self._mpi, name)
+        try:
+            return self._native_ops[op, array.dtype]
+        except KeyError:
+            reduction(op, array.dtype, call)
+        name, kinds = _NATIVE_OPS[op]
+        native = array.dtype.kind in kinds and not (array.dtype.kind == "f" and array.dtype.itemsize == 2)
+        how = self._native_ops[op, array.dtype] = getattr(self._mpi, name) if native else None
+        return how
 
     def _bytes(self, array: np.ndarray) -> list:
         return [array.view(np.uint8), self._mpi.BYTE]

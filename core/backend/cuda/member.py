@@ -98,6 +98,14 @@ class CUDABackend(Backend):
     def synchronize(self) -> None:
         self.xp.cuda.get_current_stream().synchronize()
 
+    def nccl(self) -> Any:
+        """CuPy's binding of NCCL."""
+        from cupy.cuda import nccl
+
+        if not nccl.available:
+            raise missing_library("nvidia-nccl-cu13", "transport nccl", "cuda13")
+        return nccl
+
     # -- products --------------------------------------------------------------------------------------------------------
 
     def matmul(self, x: Any, y: Any) -> Any:
@@ -253,11 +261,23 @@ class CUDABackend(Backend):
             return super().attention_grad(g, q, k, v, None, p, scale)
         return found
 
-    # -- special functions -----------------------------------------------------------------------------------------------
+    # -- activations and special functions -----------------------------------------------------------------------------------------------
 
     def erf(self, x: Any) -> Any:
         y = pointwise.run(self, "erf", (x,))
         return super().erf(x) if y is None else y
+
+    def relu_grad(self, g: Any, y: Any) -> Any:
+        dx = pointwise.run(self, "relu.x", (g, y))
+        return super().relu_grad(g, y) if dx is None else dx
+
+    def gelu(self, x: Any, approximate: str) -> Any:
+        y = pointwise.run(self, "gelu" if approximate == "none" else "gelu_tanh", (x,))
+        return super().gelu(x, approximate) if y is None else y
+
+    def gelu_grad(self, g: Any, x: Any, approximate: str) -> Any:
+        dx = pointwise.run(self, "gelu.x" if approximate == "none" else "gelu_tanh.x", (g, x))
+        return super().gelu_grad(g, x, approximate) if dx is None else dx
 
     def cross_entropy(self, x: Any, target: Any, w: Any, ignored: int) -> Any:
         """Losses (N) of logits (N, C) for classes (N), and what the gradient needs; None where the kernels do not serve."""

@@ -94,11 +94,10 @@ def fused(be: Any) -> dict[Any, Callable[..., Any]]:
         if op in _PLAIN or op in _NUMBERS:
             forward = partial(_forward, be, name, _NUMBERS.get(op, ()))
             found[(op, 0) if of else op] = partial(_rule, be, name, len(row.arrays.split())) if of else forward
-    found["gelu"], found["gelu", 0] = partial(_gelu, be), partial(_gelu_rule, be)
     return found
 
 
-_PLAIN = {"normal_cdf", "sigmoid", "tanh", "relu", "silu", "mish", "logsigmoid", "hardswish"}
+_PLAIN = {"normal_cdf", "sigmoid", "tanh", "silu", "mish", "logsigmoid", "hardswish"}
 _NUMBERS = {
     "softplus": ("beta", "threshold"),
     "elu": ("alpha", "scale", "input_scale"),
@@ -112,13 +111,3 @@ def _forward(be: Any, name: str, numbers: Sequence[str], _: Any, x: Any, out: An
 
 def _rule(be: Any, name: str, arrays: int, _: Any, *values: Any) -> Any:
     return run(be, name, values[:arrays], values[arrays:])
-
-
-def _gelu(be: Any, _: Any, x: Any, approximate: str = "none") -> Any:
-    return run(be, "gelu" if approximate == "none" else "gelu_tanh", (x,))
-
-
-def _gelu_rule(be: Any, _: Any, g: Any, x: Any, approximate: str) -> Any:
-    return run(be, "gelu.x" if approximate == "none" else "gelu_tanh.x", (g, x))
-
-

@@ -12,6 +12,7 @@ backend's own counter. Not here: speed, concurrency, and what CuPy has not got.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -38,18 +39,23 @@ class Graph:
         pass
 
 
-class State:
-    """Of the one device."""
+class _State(threading.local):
+    """Of the one device, for each thread."""
 
     graph: Graph | None = None  # what is being captured
     stream: Any = None
     broken = False
 
 
+State = _State()
+
+
 def _no_capture(what: str) -> None:
     if State.graph is not None:
         State.broken = True
-        raise RuntimeError(f"cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing: {what}")
+        raise RuntimeError(
+            f"cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing: {what}"
+        )
 
 
 def _do(step: Callable[[], Any]) -> None:
@@ -179,7 +185,9 @@ class Array:
 
     def __getitem__(self, index: Any) -> Array:
         index = _down(index)
-        if any(isinstance(i, np.ndarray) and i.dtype == bool for i in (index if isinstance(index, tuple) else (index,))):
+        if any(
+            isinstance(i, np.ndarray) and i.dtype == bool for i in (index if isinstance(index, tuple) else (index,))
+        ):
             _no_capture("a boolean index")
 
         def pick() -> np.ndarray:
@@ -297,7 +305,9 @@ class Stream:
         graph, State.graph = State.graph, None
         assert graph is not None
         if State.broken:
-            raise RuntimeError("cudaErrorStreamCaptureInvalidated: operation failed due to a previous error during capture")
+            raise RuntimeError(
+                "cudaErrorStreamCaptureInvalidated: operation failed due to a previous error during capture"
+            )
         return graph
 
     def is_capturing(self) -> bool:
@@ -332,7 +342,9 @@ class Cuda:
     """`cupy.cuda`"""
 
     Stream, Event, MemoryPool, PinnedMemoryPointer = Stream, Event, MemoryPool, PinnedMemoryPointer
-    UnownedMemory = staticmethod(lambda ptr, size, owner, device: SimpleNamespace(ptr=ptr, size=size, owner=owner, device_id=device))
+    UnownedMemory = staticmethod(
+        lambda ptr, size, owner, device: SimpleNamespace(ptr=ptr, size=size, owner=owner, device_id=device)
+    )
     MemoryPointer = staticmethod(lambda mem, offset: SimpleNamespace(ptr=mem.ptr + offset, mem=mem))
     alloc_pinned_memory = staticmethod(lambda size: PinnedMemoryPointer(size))
     get_elapsed_time = staticmethod(lambda start, end: end.at_ms - start.at_ms)
@@ -350,7 +362,7 @@ class Cuda:
         )
 
     @contextlib.contextmanager
-    def Device(self, index: int) -> Iterator[None]:  # noqa: N802
+    def Device(self, index: int) -> Iterator[None]:
         if index != 0:
             raise RuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
         yield

@@ -14,7 +14,9 @@ pytestmark = pytest.mark.skipif(
 @pytest.mark.parametrize("architecture", compiling.ARCHITECTURES)
 @pytest.mark.parametrize("source", sorted({of.source.partition(".")[0] for of in INSTANCES}))
 def test_compiles_without_spills(source, architecture):
-    kernels = [k for of in INSTANCES if of.source.partition(".")[0] == source for k in compiling.compiled(of, architecture)]
+    kernels = [
+        k for of in INSTANCES if of.source.partition(".")[0] == source for k in compiling.compiled(of, architecture)
+    ]
     spilling = [f"{k.instance} {k.name}: {k.spilled_bytes} bytes" for k in kernels if k.spilled_bytes]
     assert not spilling
     assert max(k.registers for k in kernels) <= 64, "fewer than 1024 threads fit a multiprocessor's registers twice"

@@ -3,6 +3,7 @@
 So dispatch, packing of arguments, grids and the kernels themselves are one thing here, as on a GPU. The plain backend in float64 is the oracle.
 """
 
+import inspect
 import math
 
 import numpy as np
@@ -17,11 +18,14 @@ from core.backend.cuda.kernels.pointwise import ROWS
 from core.backend.cuda.philox import Draw
 from core.philox import PhiloxGenerator
 from tests import devices, test_ops
-from tests.cases import IDS, ROWS as OPS
+from tests.cases import IDS
+from tests.cases import ROWS as OPS
 from tests.fake_cuda import Array, FakeCUDA
 from tests.gpu.shim import Shim, compiler
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="NO C++ COMPILER: no CUDA kernel is executed here; install g++ or set $CXX")
+pytestmark = pytest.mark.skipif(
+    compiler() is None, reason="NO C++ COMPILER: no CUDA kernel is executed here; install g++ or set $CXX"
+)
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": bfloat16, "float64": np.float64}
 TOLERANCE = {"float32": 2e-6, "float16": 2e-3, "bfloat16": 1.6e-2, "float64": 1e-13}
@@ -98,7 +102,9 @@ def test_softmax(be, dtype, shape, dim):
         y = getattr(ORACLE, name)(*wide(x), dim)
         close(getattr(be, name)(*up(x), dim), y, dtype, 4)
         low = y.astype(DTYPES[dtype])
-        close(getattr(be, name + "_grad")(*up(g, low), dim), getattr(ORACLE, name + "_grad")(*wide(g, low), dim), dtype, 4)
+        close(
+            getattr(be, name + "_grad")(*up(g, low), dim), getattr(ORACLE, name + "_grad")(*wide(g, low), dim), dtype, 4
+        )
     ran(be, "softmax", "softmax_grad")
 
 
@@ -213,7 +219,9 @@ def test_pooling(be, dtype, size, k, stride, padding, dilation, last):
     close(be.max_pool_grad(Array(g), winners, x.shape, *args), expected, dtype, 4)
     np.testing.assert_array_equal(be.max_pool_pick(Array(x), winners, *args).host, y)
     if dilation == (1,) * len(k):
-        close(be.sum_pool(Array(x), k, out, stride, padding), ORACLE.sum_pool(*wide(x), k, out, stride, padding), dtype, 8)
+        close(
+            be.sum_pool(Array(x), k, out, stride, padding), ORACLE.sum_pool(*wide(x), k, out, stride, padding), dtype, 8
+        )
         expected = ORACLE.sum_pool_grad(*wide(g), x.shape, k, stride, padding)
         close(be.sum_pool_grad(Array(g), x.shape, k, stride, padding), expected, dtype, 8)
     ran(be, "max_pool", "max_pool_grad", "max_pool_pick")
@@ -257,11 +265,17 @@ def test_other_scatters_are_plain(be):
 # -- pointwise ---------------------------------------------------------------------------------------------------------
 
 erf = np.vectorize(math.erf)
-PARAMS = {"softplus": {"beta": 1.5, "threshold": 1.0}, "elu": {"alpha": 1.3, "scale": 0.9, "input_scale": 0.7}, "leaky_relu": {"negative_slope": 0.2}}
+PARAMS = {
+    "softplus": {"beta": 1.5, "threshold": 1.0},
+    "elu": {"alpha": 1.3, "scale": 0.9, "input_scale": 0.7},
+    "leaky_relu": {"negative_slope": 0.2},
+}
 CHAINS = {
     "erf": erf,
     "bias_gelu": lambda x, b: (x + b) * (1 + erf((x + b) / math.sqrt(2))) / 2,
-    "bias_gelu_tanh": lambda x, b: (x + b) / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * ((x + b) + 0.044715 * (x + b) ** 3))),
+    "bias_gelu_tanh": lambda x, b: (
+        (x + b) / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * ((x + b) + 0.044715 * (x + b) ** 3)))
+    ),
     "swiglu": lambda x, y: x / (1 + np.exp(-x)) * y,
     "dropout_add": lambda x, mask, y: x * mask + y,
     "affine": lambda x, w, b: x * w + b,
@@ -282,7 +296,9 @@ def reference(row, arrays):
         v = {"sigmoid": lambda y: np.log(y / (1 - y)), "tanh": np.arctanh}.get(name, lambda y: y)(v)
         if name == "elu":
             p = params
-            v = np.where(v > 0, v / p["scale"], np.log1p(np.minimum(v, 0) / (p["alpha"] * p["scale"])) / p["input_scale"])
+            v = np.where(
+                v > 0, v / p["scale"], np.log1p(np.minimum(v, 0) / (p["alpha"] * p["scale"])) / p["input_scale"]
+            )
     x = core.from_numpy(v).requires_grad_()
     op(x, **params).backward(core.from_numpy(g))
     return x.grad.numpy()
@@ -290,7 +306,11 @@ def reference(row, arrays):
 
 def inputs(row, dtype, *shape):
     found = [drawn(dtype, *shape, seed=k) for k in range(len(ROWS[row].arrays.split()))]
-    if ROWS[row].arrays.endswith(" y") and row in ("sigmoid.x", "tanh.x", "elu.x"):  # an output: within the range of the function
+    if ROWS[row].arrays.endswith(" y") and row in (
+        "sigmoid.x",
+        "tanh.x",
+        "elu.x",
+    ):  # an output: within the range of the function
         found[1] = (np.abs(np.tanh(found[1].astype(float))) * 0.8 + 0.1).astype(DTYPES[dtype])
         found[1][::2] *= DTYPES[dtype](1 if row == "sigmoid.x" else -1)
     return found
@@ -332,7 +352,7 @@ def test_stand_ins_have_the_signatures_of_ops(be):
         else:
             plan = op.plan(1)
             ((_, rule, _),) = plan.rules
-            needs = [n for n in list(core.ops.op.inspect.signature(rule).parameters)[2:]]
+            needs = list(inspect.signature(rule).parameters)[2:]
             out = op.forward(ORACLE, x.astype(float), **params)
             values = {"x": x.astype(float), "out": out, **params}
             expected = rule(core.ops.op.Raw.of(ORACLE), np.ones_like(x, float), *(values[n] for n in needs))
@@ -352,8 +372,12 @@ def test_dropout_has_the_bits_of_the_cpu(be, dtype, p):
     keep = generator.uniform(1037, np.dtype(np.float64)) < 1 - p
     mask = be.dropout_mask((17, 61), np.dtype(DTYPES[dtype]), p, Draw(1 << 40 | 77, 3, 2, 9))
     assert mask.shape == (17, 61)
-    np.testing.assert_array_equal(mask.host.reshape(-1), np.where(keep, 0 if p == 1 else 1 / (1 - p), 0).astype(DTYPES[dtype]))
-    advanced = be.dropout_mask((17, 61), np.dtype(DTYPES[dtype]), p, Draw(1 << 40 | 77, 1, 2, 9), Array(np.array(2, np.uint32)))
+    np.testing.assert_array_equal(
+        mask.host.reshape(-1), np.where(keep, 0 if p == 1 else 1 / (1 - p), 0).astype(DTYPES[dtype])
+    )
+    advanced = be.dropout_mask(
+        (17, 61), np.dtype(DTYPES[dtype]), p, Draw(1 << 40 | 77, 1, 2, 9), Array(np.array(2, np.uint32))
+    )
     np.testing.assert_array_equal(advanced.host, mask.host)
 
 
@@ -377,7 +401,13 @@ def trained(cls, xs, gradients, **options):
     return [p.detach().numpy() for p in ps]
 
 
-SGD = [{}, {"weight_decay": 0.1, "maximize": True}, {"momentum": 0.9}, {"momentum": 0.9, "dampening": 0.3}, {"momentum": 0.9, "nesterov": True}]
+SGD = [
+    {},
+    {"weight_decay": 0.1, "maximize": True},
+    {"momentum": 0.9},
+    {"momentum": 0.9, "dampening": 0.3},
+    {"momentum": 0.9, "nesterov": True},
+]
 
 
 @each_dtype

@@ -160,7 +160,11 @@ def _fill(held: Sequence[Tensor], given: Sequence[Any], where: str) -> None:
 
 
 def make_graphed_callables(
-    callables: Any, sample_args: Any, num_warmup_iters: int = _WARM_UP, allow_unused_input: bool = False, pool: Any = None
+    callables: Any,
+    sample_args: Any,
+    num_warmup_iters: int = _WARM_UP,
+    allow_unused_input: bool = False,
+    pool: Any = None,
 ) -> Any:
     """A function or module of tensors (or a tuple of them) whose forward and backward passes are graphs; the result takes part in autograd.
 
@@ -169,11 +173,16 @@ def make_graphed_callables(
     many = isinstance(callables, (tuple, list))
     functions, samples = (callables, sample_args) if many else ((callables,), (sample_args,))
     shared = graph_pool_handle() if pool is None else pool
-    graphed = [_graphed(f, args, num_warmup_iters, allow_unused_input, shared) for f, args in zip(functions, samples, strict=True)]
+    graphed = [
+        _graphed(f, args, num_warmup_iters, allow_unused_input, shared)
+        for f, args in zip(functions, samples, strict=True)
+    ]
     return tuple(graphed) if many else graphed[0]
 
 
-def _graphed(f: Callable[..., Any], args: Sequence[Tensor], warm_up: int, allow_unused: bool, pool: Any) -> Callable[..., Any]:
+def _graphed(
+    f: Callable[..., Any], args: Sequence[Tensor], warm_up: int, allow_unused: bool, pool: Any
+) -> Callable[..., Any]:
     parameters = [p for p in f.parameters() if p.requires_grad] if hasattr(f, "parameters") else []
     inputs = [a.detach().clone().requires_grad_(a.requires_grad) for a in args]
     wanted = [t for t in (*inputs, *parameters) if t.requires_grad]

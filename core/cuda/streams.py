@@ -61,7 +61,9 @@ class Event:
     """A moment on a stream."""
 
     def __init__(self, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False):
-        self.raw = place.gpu().xp.cuda.Event(block=blocking, disable_timing=not enable_timing, interprocess=interprocess)
+        self.raw = place.gpu().xp.cuda.Event(
+            block=blocking, disable_timing=not enable_timing, interprocess=interprocess
+        )
 
     def record(self, stream: Any = None) -> None:
         """Now, on a stream."""

@@ -1,6 +1,5 @@
-"""torchvision's names, on our engine: datasets."""
+"""torchvision's names, on our engine: datasets, transforms, models, utils."""
 
-import core.methods  # Tensor's methods are there, whichever room is entered first
-from core.vision import datasets
+from core.vision import datasets, models, transforms, utils
 
-__all__ = ["datasets"]
+__all__ = ["datasets", "models", "transforms", "utils"]

@@ -20,7 +20,7 @@ from typing import Any
 # In the order in which they come in a step; the last three only where the script saves, somebody dies or somebody joins.
 PHASES = ("data", "forward", "backward", "exchange", "reduce", "gather", "update", "applied", "save", "recover", "join")
 ACTS = ("kill", "stop", "delay")
-STOP_S = 4.0  # longer than a heartbeat
+STOP_S = 3.5  # longer than a heartbeat
 DELAY_S = 0.3
 
 

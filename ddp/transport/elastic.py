@@ -15,21 +15,19 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from functools import partial
 
 import numpy as np
 
 from ddp.env import World
 from ddp.transport.framed import Failure
-from ddp.transport.zeromq import _ENDS, _REFUSALS, ZMQTransport, addresses, read_secret
+from ddp.transport.zeromq import ZMQTransport, addresses, read_secret
 from ddp.wire import Frame, Kind
 
 # Numbers that a job may give out in its life.
 CAPACITY = 1 << 16
 HEARTBEAT_MS = 2000
+# How often to look for what is there already.
 _LOOKS = 8
-_PINGS = 8  # within a heartbeat
-_HANDSHAKE_SUCCEEDED = 0x1000  # zmq.EVENT_HANDSHAKE_SUCCEEDED
 
 
 class ElasticTransport(ZMQTransport):
@@ -61,12 +59,7 @@ class ElasticTransport(ZMQTransport):
         """Try to connect to a worker. It becomes `present` if it is there."""
         if peer in self._dealers or peer in self._gone:
             return
-        dealer = self._client(reconnect_ms=-1)
-        dealer.immediate = True
-        dealer.heartbeat_ivl, dealer.heartbeat_timeout = HEARTBEAT_MS // _PINGS, HEARTBEAT_MS
-        self._dealers[peer] = dealer
-        self._monitor(dealer, _HANDSHAKE_SUCCEEDED | _REFUSALS | _ENDS, partial(self._noticed, peer))
-        dealer.connect(self._address(peer))
+        self._dial(peer, self._address(peer), HEARTBEAT_MS)
 
     def attend(self, timeout_s: float) -> None:
         """Look for up to `timeout_s` at who comes and goes."""

@@ -68,6 +68,8 @@ ZERO_COPY_BYTES = 64 << 10
 LINGER_MS = 1000
 # How often a rank knocks at rank 0's door until that is open.
 KNOCK_MS = 10
+# Pings in the time of a heartbeat. ZeroMQ's own thread sends and answers them.
+PINGS = 8
 # From here on a message to a rank of the same host is lent, not sent. Half of what ZeroMQ and CURVE need for it.
 LEND_BYTES = 8 << 10
 # How long a wait on the board spins before it sleeps until the bell rings; and how long a message waits for a free block
@@ -321,10 +323,7 @@ class ZMQTransport(BoardCollectives, FrameTransport):
         self.tuning = tuning.checked(everybody["tuning"], f"rank {self.rank}: open: rank 0's table")
         self._hosts = by_host([each["host"] for each in everybody["ranks"]])
         for peer in self._others():
-            self._dealers[peer] = dealer = self._client(reconnect_ms=-1)
-            dealer.immediate = True  # a connection that ends takes its queue along: nothing lingers for who is gone
-            self._monitor(dealer, zmq.EVENT_HANDSHAKE_SUCCEEDED | _REFUSALS | _ENDS, partial(self._noticed, peer))
-            dealer.connect(endpoints[peer])
+            self._dial(peer, endpoints[peer])
         while missing := [peer for peer in self._others() if peer not in self._up & self._met]:
             # Not at every failure: peers may have met, gone on and failed while we are still on our way.
             if gone := [peer for peer in missing if peer in self._gone]:
@@ -484,6 +483,14 @@ class ZMQTransport(BoardCollectives, FrameTransport):
                 raise self._nobody([peer], deadline)
             self._pump(deadline.remaining_s())
         return notices.popleft()
+
+    def _dial(self, peer: int, address: str, heartbeat_ms: int = 0) -> None:
+        """Connect to a peer; `_noticed` hears how it goes. With a heartbeat, one that is stopped for so long is lost."""
+        self._dealers[peer] = dealer = self._client(reconnect_ms=-1)
+        dealer.immediate = True  # a connection that ends takes its queue along: nothing lingers for who is gone
+        dealer.heartbeat_ivl, dealer.heartbeat_timeout = heartbeat_ms // PINGS, heartbeat_ms
+        self._monitor(dealer, zmq.EVENT_HANDSHAKE_SUCCEEDED | _REFUSALS | _ENDS, partial(self._noticed, peer))
+        dealer.connect(address)
 
     # -- sockets ----------------------------------------------------------------------------------------------------
 

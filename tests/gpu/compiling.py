@@ -60,7 +60,9 @@ def compiled(of: Instance, architecture: str) -> list[Kernel]:
         _compiled(of, architecture),
         re.DOTALL,
     )
-    kernels = [Kernel(of, architecture, name, int(registers), int(out) + int(back)) for name, out, back, registers in found]
+    kernels = [
+        Kernel(of, architecture, name, int(registers), int(out) + int(back)) for name, out, back, registers in found
+    ]
     assert sorted(k.name for k in kernels) == sorted(names(of)), f"{of}: expected {names(of)} in the log, got {found}"
     return kernels
 
@@ -78,7 +80,10 @@ def main(architectures: list[str]) -> int:
             for k in compiled(of, architecture):
                 print(f"| {of} {k.name} | {architecture} | {k.registers} | {k.spilled_bytes} |")
                 spilled, count = spilled + (k.spilled_bytes > 0), count + 1
-    print(f"\n{count} kernels for {', '.join(architectures)} in {time.perf_counter() - start_s:.0f} s; {spilled} spill", file=sys.stderr)
+    print(
+        f"\n{count} kernels for {', '.join(architectures)} in {time.perf_counter() - start_s:.0f} s; {spilled} spill",
+        file=sys.stderr,
+    )
     return int(spilled > 0)
 
 

@@ -62,7 +62,9 @@ class Shim:
             library = ctypes.CDLL(str(path))
             self._libraries |= dict.fromkeys(part, library)
 
-    def __call__(self, instance: Instance, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], *args: Any) -> None:
+    def __call__(
+        self, instance: Instance, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], *args: Any
+    ) -> None:
         self.launched.append((str(instance), kernel))
         self.ever.add((instance, kernel))
         kept = [_held(a) for a in args]

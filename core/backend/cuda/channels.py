@@ -75,7 +75,9 @@ def moments(be: Any, x: Any, axes: Ints) -> Any:
 def _instance(be: Any, x: Any, w: Any, b: Any, mean: Any, rstd: Any, axes: Ints) -> Any:
     given = [v for v in (w, b) if v is not None]
     of = instance(be, "channels", x, given[0] if given else None)
-    ok = _fits(x, axes) and all(v.size == x.shape[1] and v.dtype == given[0].dtype and _per_channel(v, x) for v in given)
+    ok = _fits(x, axes) and all(
+        v.size == x.shape[1] and v.dtype == given[0].dtype and _per_channel(v, x) for v in given
+    )
     return of if ok and all(v.size == x.shape[1] and v.dtype == accumulator(x) for v in (mean, rstd)) else None
 
 
@@ -110,5 +112,7 @@ def standardize_grad(be: Any, g: Any, x: Any, w: Any, b: Any, mean: Any, rstd: A
     w, mean, rstd = (_flat(xp, v) for v in (w, mean, rstd))
     be.launch(of, "channel_sums", grid, _THREADS, parts, g, x, mean, rstd, layout)
     be.launch(of, "channel_sums_join", blocks(c), (256,), sums, dw, db, parts, layout)
-    be.launch(of, "channel_norm_grad", blocks(x.size, 1024), (256,), dx, g, x, w, mean, rstd, sums, np.int64(x.size), layout)
+    be.launch(
+        of, "channel_norm_grad", blocks(x.size, 1024), (256,), dx, g, x, w, mean, rstd, sums, np.int64(x.size), layout
+    )
     return dx, dw, db

@@ -33,7 +33,9 @@ class DNN:
         try:
             from cuda.pathfinder import load_nvidia_dynamic_lib
 
-            load_nvidia_dynamic_lib("nvrtc")  # cuDNN compiles at run time and does not find NVRTC's builtins in the pip layout by itself
+            load_nvidia_dynamic_lib(
+                "nvrtc"
+            )  # cuDNN compiles at run time and does not find NVRTC's builtins in the pip layout by itself
             import cudnn
         except (ImportError, RuntimeError):
             raise missing_library("nvidia-cudnn-frontend", "convolution and attention by cuDNN", "cuda13") from None
@@ -77,12 +79,24 @@ class DNN:
     def _convolve(self, kind: str, inputs: dict[str, Any], y: Any, stride: Ints, padding: Ints, dilation: Ints) -> bool:
         more = max(0, 4 - y.ndim)  # cuDNN has no 1-D convolution: a dimension of length 1 in front
         geometry = {name: _spatial(a, more) for name, a in (*inputs.items(), ("y", y))}
-        steps = {"stride": [1] * more + [*stride], "padding": [0] * more + [*padding], "dilation": [1] * more + [*dilation]}
-        key = (kind, y.dtype.num, self.tf32, *((k, *map(tuple, v)) for k, v in geometry.items()), *map(tuple, steps.values()))
+        steps = {
+            "stride": [1] * more + [*stride],
+            "padding": [0] * more + [*padding],
+            "dilation": [1] * more + [*dilation],
+        }
+        key = (
+            kind,
+            y.dtype.num,
+            self.tf32,
+            *((k, *map(tuple, v)) for k, v in geometry.items()),
+            *map(tuple, steps.values()),
+        )
 
         def build(graph: Any) -> tuple[list[Any], list[Any]]:
             if y.dtype == np.float32 and not self.tf32:
-                graph.deselect_numeric_notes([self._cudnn.numerical_note.TENSOR_CORE, self._cudnn.numerical_note.DOWN_CONVERT_INPUTS])
+                graph.deselect_numeric_notes(
+                    [self._cudnn.numerical_note.TENSOR_CORE, self._cudnn.numerical_note.DOWN_CONVERT_INPUTS]
+                )
             tensors = {name: self._tensor(graph, y, name, *geometry[name]) for name in inputs}
             result = getattr(graph, kind)(**tensors, **steps)
             self._output(result, *geometry["y"])
@@ -103,7 +117,9 @@ class DNN:
         def build(graph: Any) -> tuple[list[Any], list[Any]]:
             inputs = [self._tensor(graph, q, name, *g) for name, g in zip("qkv", geometry)]
             a, b, c = inputs
-            out, log = graph.sdpa(name="attention", q=a, k=b, v=c, generate_stats=True, attn_scale=scale, use_causal_mask=causal)
+            out, log = graph.sdpa(
+                name="attention", q=a, k=b, v=c, generate_stats=True, attn_scale=scale, use_causal_mask=causal
+            )
             self._output(out, *geometry[3])
             self._output(log, *geometry[4]).set_data_type(self._cudnn.data_type.FLOAT)
             return inputs, [out, log]
@@ -134,10 +150,18 @@ class DNN:
         return tuple(results) if self._run(key, q, build, arrays) else None
 
     def _attends(self, q: Any, k: Any, v: Any) -> bool:
-        same = q.ndim == k.ndim == v.ndim == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2] and k.shape[2] == v.shape[2]
+        same = (
+            q.ndim == k.ndim == v.ndim == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2] and k.shape[2] == v.shape[2]
+        )
         heads = q.shape[-1] == k.shape[-1] == v.shape[-1] <= _HEAD and q.shape[-1] % 8 == 0
         two_bytes = q.dtype.num in _TWO_BYTES and q.dtype == k.dtype == v.dtype
-        return same and heads and two_bytes and bool(q.size and k.size) and all(a.strides[-1] == a.itemsize for a in (q, k, v))
+        return (
+            same
+            and heads
+            and two_bytes
+            and bool(q.size and k.size)
+            and all(a.strides[-1] == a.itemsize for a in (q, k, v))
+        )
 
     # -- graphs and plans --------------------------------------------------------------------------------------------------
 
@@ -161,7 +185,9 @@ class DNN:
             if plan is None:
                 return False
             self._cudnn.set_stream(handle, self._xp.cuda.get_current_stream().ptr)  # does nothing if it is the same
-            workspace = self._xp.cuda.alloc(plan.bytes) if plan.bytes else None  # goes back to this stream's pool: safe at once
+            workspace = (
+                self._xp.cuda.alloc(plan.bytes) if plan.bytes else None
+            )  # goes back to this stream's pool: safe at once
             pointers = {uid: int(a.data.ptr) for uid, a in zip(plan.uids, buffers)}
             plan.graph.execute(pointers, 0 if workspace is None else workspace.ptr, handle=handle)
         return True

@@ -18,7 +18,12 @@ def add_rows_(be: Any, x_: Any, index: Any, g: Any) -> bool:
         if len(index) != 1:
             return False
         index = index[0]
-    if not isinstance(index, be.array_type) or index.dtype.kind != "i" or not x_.flags.c_contiguous or x_.dtype != g.dtype:
+    if (
+        not isinstance(index, be.array_type)
+        or index.dtype.kind != "i"
+        or not x_.flags.c_contiguous
+        or x_.dtype != g.dtype
+    ):
         return False
     of = instance(be, "embedding", x_, index)
     if of is None or g.shape != (*index.shape, *x_.shape[1:]) or not g.size or x_.shape[0] * index.size > _WORK:

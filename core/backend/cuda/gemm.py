@@ -20,10 +20,17 @@ from core.backend.cuda.pointwise import merged
 from core.errors import MissingLibraryError, missing_library
 
 _FLOAT, _DOUBLE, _HALF, _BFLOAT = 0, 1, 2, 14  # cudaDataType
-_TYPES = {np.dtype(np.float32).num: _FLOAT, np.dtype(np.float64).num: _DOUBLE, np.dtype(np.float16).num: _HALF, np.dtype(bfloat16).num: _BFLOAT}
+_TYPES = {
+    np.dtype(np.float32).num: _FLOAT,
+    np.dtype(np.float64).num: _DOUBLE,
+    np.dtype(np.float16).num: _HALF,
+    np.dtype(bfloat16).num: _BFLOAT,
+}
 _TRANSPOSED = 1  # cublasOperation_t
 
-_MOST_LOOPS = 32  # batches that no single stride walks through are products of their own, up to so many; then operands are copied
+_MOST_LOOPS = (
+    32  # batches that no single stride walks through are products of their own, up to so many; then operands are copied
+)
 
 
 class Matrix(NamedTuple):
@@ -71,7 +78,9 @@ class Gemm:
             raise missing_library("nvmath-python", "products by cuBLASLt", "cuda13") from None
         self._xp, self._lt, self._compute = xp, cublasLt, cublas.ComputeType
         self._handles: dict[int, int] = {}
-        self._workspaces: dict[tuple[int, int], Any] = {}  # device and stream -> memory, our own so that captured graphs may keep its address
+        self._workspaces: dict[
+            tuple[int, int], Any
+        ] = {}  # device and stream -> memory, our own so that captured graphs may keep its address
         self._plans: dict[tuple[int, Product], _Plan | None] = {}
         self._lock = threading.Lock()  # a plan's descriptor holds the pointers of one call
         self._scalars = {d: (np.ones(1, d), np.zeros(1, d)) for d in (np.float32, np.float64)}
@@ -107,14 +116,28 @@ class Gemm:
 
     def _dense(self, a: Any) -> Any:
         """a, or a copy of it where cuBLASLt cannot see a as it lies."""
-        return a if seen(a.shape, [s // a.itemsize for s in a.strides]) and min(a.strides) >= 0 else self._xp.ascontiguousarray(a)
+        return (
+            a
+            if seen(a.shape, [s // a.itemsize for s in a.strides]) and min(a.strides) >= 0
+            else self._xp.ascontiguousarray(a)
+        )
 
     def _run(
-        self, x: Any, y: Any, kind: int, batch: int, x_step: int, y_step: int, pointers: tuple[int, int, int], bias: Any, gelu: bool
+        self,
+        x: Any,
+        y: Any,
+        kind: int,
+        batch: int,
+        x_step: int,
+        y_step: int,
+        pointers: tuple[int, int, int],
+        bias: Any,
+        gelu: bool,
     ) -> bool:
         xs, ys = (seen(a.shape, [s // a.itemsize for s in a.strides]) for a in (x, y))
         assert xs is not None and ys is not None
-        alignments = tuple(min(p & -p, 256) for p in pointers)
+        x_align, y_align, z_align = (min(p & -p, 256) for p in pointers)
+        alignments = (x_align, y_align, z_align)
         product = Product(
             x.shape[-2], y.shape[-1], x.shape[-1], xs, ys, batch, x_step, y_step, kind, alignments, bias is not None, gelu, self.tf32
         )  # fmt: skip
@@ -141,7 +164,9 @@ class Gemm:
         found = self._workspaces.get((device, stream))
         if found is None:
             hopper = self._xp.cuda.runtime.getDeviceProperties(device)["major"] >= 9
-            found = self._workspaces[device, stream] = self._xp.cuda.Memory((32 if hopper else 8) << 20)  # cuBLAS's own defaults
+            found = self._workspaces[device, stream] = self._xp.cuda.Memory(
+                (32 if hopper else 8) << 20
+            )  # cuBLAS's own defaults
         return found
 
     def _planned(self, device: int, p: Product) -> _Plan | None:
@@ -164,13 +189,20 @@ class Gemm:
         d = self._layout(p, (p.n, p.m), p.n, p.n * p.m)
         preference = lt.matmul_preference_create()
         limits = lt.MatmulPreferenceAttribute
-        self._set("matmul_preference", preference, limits.MAX_WORKSPACE_BYTES, self._workspace(device, self._xp.cuda.get_current_stream().ptr).size)
+        self._set(
+            "matmul_preference",
+            preference,
+            limits.MAX_WORKSPACE_BYTES,
+            self._workspace(device, self._xp.cuda.get_current_stream().ptr).size,
+        )
         x_align, y_align, z_align = p.alignments
         for name, bytes_ in (("A", y_align), ("B", x_align), ("C", z_align), ("D", z_align)):
             self._set("matmul_preference", preference, limits[f"MIN_ALIGNMENT_{name}_BYTES"], bytes_)
         found, count = lt.MatmulHeuristicResult(1), np.zeros(1, np.int32)
         try:
-            lt.matmul_algo_get_heuristic(self._handles[device], product, a, b, d, d, preference, 1, found.ptr, count.ctypes.data)
+            lt.matmul_algo_get_heuristic(
+                self._handles[device], product, a, b, d, d, preference, 1, found.ptr, count.ctypes.data
+            )
         except lt.cuBLASLtError:  # no algorithm for this product
             return None
         finally:

@@ -10,7 +10,10 @@ from ml_dtypes import bfloat16
 from core.backend.cuda.kernels import NVRTC, SOURCES, Instance, body
 
 # dtypes by their number, which is quicker to ask for than the dtype is to hash
-NAMES = {np.dtype(t).num: np.dtype(t).name for t in (np.float32, np.float16, bfloat16, np.float64, np.uint8, np.int16, np.int32, np.int64)}
+NAMES = {
+    np.dtype(t).num: np.dtype(t).name
+    for t in (np.float32, np.float16, bfloat16, np.float64, np.uint8, np.int16, np.int32, np.int64)
+}
 _FLOATS = {np.dtype(t).num for t in (np.float32, np.float16, bfloat16, np.float64)}
 
 Grid = tuple[int, ...]
@@ -35,7 +38,9 @@ class Launcher:
         if found is None:
             module = self._modules.get(instance)
             if module is None:
-                module = self._modules[instance] = self._xp.RawModule(code=NVRTC + body(instance), options=("--std=c++17",))
+                module = self._modules[instance] = self._xp.RawModule(
+                    code=NVRTC + body(instance), options=("--std=c++17",)
+                )
             found = self._kernels[instance, kernel] = module.get_function(kernel)
         found(grid, block, args)
 

@@ -173,7 +173,9 @@ class CUDABackend(Backend):
         found = pooling.max_pool(self, x, k, out, stride, padding, dilation)
         return super().max_pool(x, k, out, stride, padding, dilation) if found is None else found
 
-    def max_pool_grad(self, g: Any, won: Any, x_shape: Ints, k: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Any:
+    def max_pool_grad(
+        self, g: Any, won: Any, x_shape: Ints, k: Ints, stride: Ints, padding: Ints, dilation: Ints
+    ) -> Any:
         dx = pooling.max_pool_grad(self, g, won, x_shape, k, stride, padding, dilation)
         return super().max_pool_grad(g, won, x_shape, k, stride, padding, dilation) if dx is None else dx
 
@@ -240,16 +242,18 @@ class CUDABackend(Backend):
     # array: (1, n) for causal attention, (n,) without. No probabilities are of either shape: they have four dimensions there.
 
     def attention(self, q: Any, k: Any, v: Any, mask: Any, drop: Any, causal: bool, scale: float) -> tuple[Any, Any]:
-        found = self.dnn.attention(q, k, v, causal, scale) if self.dnn is not None and mask is None and drop is None else None
+        found = (
+            self.dnn.attention(q, k, v, causal, scale)
+            if self.dnn is not None and mask is None and drop is None
+            else None
+        )
         if found is None:
             return super().attention(q, k, v, mask, drop, causal, scale)
         y, stats = found
         saved = self.xp.concatenate([self.xp.ascontiguousarray(y).reshape(-1).view(np.float32), stats.reshape(-1)])
         return y, saved[None] if causal else saved
 
-    def attention_grad(
-        self, g: Any, q: Any, k: Any, v: Any, drop: Any, p: Any, scale: float
-    ) -> tuple[Any, Any, Any]:
+    def attention_grad(self, g: Any, q: Any, k: Any, v: Any, drop: Any, p: Any, scale: float) -> tuple[Any, Any, Any]:
         if q.ndim != 4 or p.ndim > 2 or self.dnn is None:
             return super().attention_grad(g, q, k, v, drop, p, scale)
         flat, causal = p.reshape(-1), p.ndim == 2
@@ -305,6 +309,8 @@ class CUDABackend(Backend):
         """A step of SGD on all parameters at once: see `optimizers.sgd_`."""
         optimizers.sgd_(self, xs, gs, buffers, **options)
 
-    def adam_(self, xs: Sequence[Any], gs: Sequence[Any], ms: Sequence[Any], vs: Sequence[Any], tops: Any, **options: Any) -> None:
+    def adam_(
+        self, xs: Sequence[Any], gs: Sequence[Any], ms: Sequence[Any], vs: Sequence[Any], tops: Any, **options: Any
+    ) -> None:
         """A step of Adam or AdamW on all parameters at once: see `optimizers.adam_`."""
         optimizers.adam_(self, xs, gs, ms, vs, tops, **options)

@@ -36,7 +36,9 @@ class Control:
     found_inf: Any = None
 
     def pointers(self) -> np.ndarray:
-        return np.array(tuple(0 if a is None else a.data.ptr for a in (self.lr, self.inverse_scale, self.found_inf)), _CONTROL)
+        return np.array(
+            tuple(0 if a is None else a.data.ptr for a in (self.lr, self.inverse_scale, self.found_inf)), _CONTROL
+        )
 
 
 _CONTROL = np.dtype([(name, np.uint64) for name in ("lr", "inverse_scale", "found_inf")])
@@ -46,7 +48,9 @@ _HOST = Control()
 def fits(be: Any, arrays: Arrays) -> bool:
     """Whether the kernels have this dtype, all arrays are of it, and lie in C order."""
     first = arrays[0]
-    return instance(be, "optimizers", first) is not None and all(a.dtype == first.dtype and a.flags.c_contiguous for a in arrays)
+    return instance(be, "optimizers", first) is not None and all(
+        a.dtype == first.dtype and a.flags.c_contiguous for a in arrays
+    )
 
 
 def unscale_(be: Any, gs: Arrays, inverse_scale: Any, found_inf: Any) -> None:

@@ -11,7 +11,9 @@ import numpy as np
 from core.backend.cuda.kernels.pointwise import MAX_ARRAYS, MAX_DIMS, ROWS
 from core.backend.cuda.launch import accumulator, blocks, instance
 
-_STRIDED = np.dtype([("dims", np.int32), ("size", np.int32, MAX_DIMS), ("stride", np.int64, (MAX_ARRAYS, MAX_DIMS))], align=True)
+_STRIDED = np.dtype(
+    [("dims", np.int32), ("size", np.int32, MAX_DIMS), ("stride", np.int64, (MAX_ARRAYS, MAX_DIMS))], align=True
+)
 
 
 def run(be: Any, name: str, arrays: Sequence[Any], numbers: Sequence[float] = ()) -> Any:
@@ -36,7 +38,9 @@ def _flat(be: Any, of: Any, arrays: Sequence[Any], scalars: Sequence[Any]) -> An
     if y.size:
         packed = all(a.data.ptr % 16 == 0 for a in (y, *arrays))
         per = 256 * (16 // y.itemsize if packed else 1)
-        be.launch(of, "flat", blocks(y.size, per, 1 << 15), (256,), y, *arrays, *scalars, np.int64(y.size), np.int32(packed))
+        be.launch(
+            of, "flat", blocks(y.size, per, 1 << 15), (256,), y, *arrays, *scalars, np.int64(y.size), np.int32(packed)
+        )
     return y
 
 
@@ -80,7 +84,6 @@ def merged(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list
 
 
 # -- what ops may use ----------------------------------------------------------------------------------------------------
-
 
 
 def fused(be: Any) -> dict[Any, Callable[..., Any]]:

@@ -13,7 +13,9 @@ from core.backend.cuda.launch import blocks, instance
 Ints = tuple[int, ...]
 
 _SIZES = ("in", "out", "k", "stride", "padding", "dilation")
-_POOL = np.dtype([(name, np.int32) for name in ("n", "c", "last")] + [(name, np.int32, 3) for name in _SIZES], align=True)
+_POOL = np.dtype(
+    [(name, np.int32) for name in ("n", "c", "last")] + [(name, np.int32, 3) for name in _SIZES], align=True
+)
 
 
 def _pool(x_shape: Ints, out: Ints, k: Ints, stride: Ints, padding: Ints, dilation: Ints, last: bool) -> np.ndarray:
@@ -41,11 +43,15 @@ def max_pool(be: Any, x: Any, k: Ints, out: Ints, stride: Ints, padding: Ints, d
     if of is None:
         return None
     y = empty(xp, shape, x.dtype, last)
-    _launch(be, of, "max_pool", (y, won), (as_lies(xp, x, last),), _pool(x.shape, out, k, stride, padding, dilation, last))
+    _launch(
+        be, of, "max_pool", (y, won), (as_lies(xp, x, last),), _pool(x.shape, out, k, stride, padding, dilation, last)
+    )
     return y, won
 
 
-def max_pool_grad(be: Any, g: Any, won: Any, x_shape: Ints, k: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Any:
+def max_pool_grad(
+    be: Any, g: Any, won: Any, x_shape: Ints, k: Ints, stride: Ints, padding: Ints, dilation: Ints
+) -> Any:
     """(N, C, *out) -> (N, C, *in)"""
     of = instance(be, "pooling", g, won)
     if of is None or not g.size or len(k) > 3:
@@ -88,7 +94,14 @@ def sum_pool_grad(be: Any, g: Any, x_shape: Ints, k: Ints, stride: Ints, padding
         return None
     xp, last, one = be.xp, is_last(g), (1,) * len(k)
     dx = empty(xp, x_shape, g.dtype, last)
-    _launch(be, of, "sum_pool_grad", (dx,), (as_lies(xp, g, last),), _pool(x_shape, g.shape[2:], k, stride, padding, one, last))
+    _launch(
+        be,
+        of,
+        "sum_pool_grad",
+        (dx,),
+        (as_lies(xp, g, last),),
+        _pool(x_shape, g.shape[2:], k, stride, padding, one, last),
+    )
     return dx
 
 

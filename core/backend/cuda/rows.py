@@ -129,7 +129,14 @@ def rms_norm_grad(be: Any, g: Any, x: Any, w: Any, rstd: Any, axes: Ints) -> Any
 
 def _norm_grad(be: Any, g: Any, x: Any, w: Any, b: Any, mean: Any, rstd: Any, axes: Ints) -> Any:
     xp, n, of, a = be.xp, _rows(x, axes), _instance(be, x, w, b), accumulator(x)
-    if not n or of is None or not _weighs(x, n, w, b) or g.dtype != x.dtype or rstd.dtype != a or rstd.size * n != x.size:
+    if (
+        not n
+        or of is None
+        or not _weighs(x, n, w, b)
+        or g.dtype != x.dtype
+        or rstd.dtype != a
+        or rstd.size * n != x.size
+    ):
         return None
     g, x, w, mean, rstd = (v if v is None else xp.ascontiguousarray(v) for v in (g, x, w, mean, rstd))
     rows, dx = x.size // n, xp.empty(x.shape, x.dtype)
@@ -138,6 +145,8 @@ def _norm_grad(be: Any, g: Any, x: Any, w: Any, b: Any, mean: Any, rstd: Any, ax
     if dw is not None or db is not None:
         chunks = min(64, -(-rows // _COLUMN_ROWS))
         parts = xp.empty((chunks, 2, n), a)
-        be.launch(of, "column_sums", (-(-n // 32), chunks), (32, 8), parts, g, x, mean, rstd, np.int32(rows), np.int32(n))
+        be.launch(
+            of, "column_sums", (-(-n // 32), chunks), (32, 8), parts, g, x, mean, rstd, np.int32(rows), np.int32(n)
+        )
         be.launch(of, "column_join", blocks(n), (256,), dw, db, parts, np.int32(chunks), np.int32(n))
     return dx, dw, db

@@ -1,0 +1,479 @@
+"""The CUDA backend's own logic, on the fake device: who computes, products as cuBLASLt sees them, capture, memory, streams, mixed precision."""
+
+import ctypes
+import gc
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from ml_dtypes import bfloat16
+
+import core
+import core.nn.functional as F
+from core import backend, cuda
+from core.backend.cuda import gemm, memory, optimizers, pointwise
+from core.errors import ArgumentError, CoreError, DeviceError, ShapeError
+from tests import devices
+from tests.fake_cuda import Array, Graph, State
+
+fake = devices.fake
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_capturing():
+    yield
+    State.graph = State.stream = Array.allocate = None
+
+
+# -- products: a cuBLASLt made of NumPy --------------------------------------------------------------------------------
+
+
+class FakeLt:
+    """Descriptors as dictionaries; `matmul` does in NumPy, column by column, what cuBLASLt is documented to do."""
+
+    class cuBLASLtError(Exception):
+        pass
+
+    MatmulDescAttribute = SimpleNamespace(TRANSA=3, TRANSB=4, EPILOGUE=7, BIAS_POINTER=8)
+    MatrixLayoutAttribute = SimpleNamespace(BATCH_COUNT=5, STRIDED_BATCH_OFFSET=6)
+    Epilogue = SimpleNamespace(BIAS=4, GELU=32, GELU_BIAS=36)
+
+    class MatmulPreferenceAttribute:
+        MAX_WORKSPACE_BYTES = 1
+
+        def __class_getitem__(cls, name):
+            return {"A": 5, "B": 6, "C": 7, "D": 8}[name[len("MIN_ALIGNMENT_")]]
+
+    def __init__(self):
+        self.objects, self.calls, self.algorithms = [{}], 0, 1
+
+    def made(self, **fields):
+        self.objects.append(fields)
+        return len(self.objects) - 1
+
+    def create(self):
+        return self.made()
+
+    def matmul_desc_create(self, compute, scale):
+        return self.made(compute=compute, scale=scale)
+
+    def matrix_layout_create(self, kind, rows, columns, ld):
+        assert ld >= rows, "cuBLASLt refuses a leading dimension below the number of rows"
+        return self.made(kind=kind, rows=rows, columns=columns, ld=ld)
+
+    def matmul_preference_create(self):
+        return self.made()
+
+    def matmul_preference_destroy(self, handle):
+        pass
+
+    def get_matmul_desc_attribute_dtype(self, attribute):
+        return np.int64 if attribute == 8 else np.int32
+
+    get_matrix_layout_attribute_dtype = get_matmul_preference_attribute_dtype = lambda self, attribute: np.int64
+
+    def matmul_desc_set_attribute(self, handle, attribute, pointer, size):
+        self.objects[handle][attribute] = int.from_bytes(ctypes.string_at(pointer, size), "little", signed=True)
+
+    matrix_layout_set_attribute = matmul_preference_set_attribute = matmul_desc_set_attribute
+
+    def MatmulHeuristicResult(self, n):
+        return SimpleNamespace(ptr=12345)
+
+    def matmul_algo_get_heuristic(self, handle, product, a, b, c, d, preference, n, found, count):
+        ctypes.c_int32.from_address(count).value = self.algorithms
+
+    def matmul(self, handle, product, alpha, a, ad, b, bd, beta, c, cd, d, dd, algorithm, workspace, size, stream):
+        self.calls += 1
+        p, (al, bl, dl) = self.objects[product], (self.objects[i] for i in (ad, bd, dd))
+        for k in range(dl.get(5, 1)):
+            x, y = self.matrix(a, al, k), self.matrix(b, bl, k)
+            z = (x.T if p.get(3) else x).astype(np.float64) @ (y.T if p.get(4) else y).astype(np.float64)
+            out = self.matrix(d, dl, k)
+            if p.get(7, 0) & 4:
+                z = z + self.vector(p[8], dl)[:, None]
+            if p.get(7, 0) & 32:
+                z = z / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
+            out[...] = z.astype(out.dtype)
+
+    KINDS = {0: np.float32, 1: np.float64, 2: np.float16, 14: bfloat16}
+
+    def matrix(self, pointer, layout, k):
+        dtype = np.dtype(self.KINDS[layout["kind"]])
+        at = pointer + k * layout.get(6, 0) * dtype.itemsize
+        raw = (
+            ctypes.c_char * (((layout["columns"] - 1) * layout["ld"] + layout["rows"]) * dtype.itemsize)
+        ).from_address(at)
+        return np.ndarray(
+            (layout["rows"], layout["columns"]), dtype, raw, strides=(dtype.itemsize, layout["ld"] * dtype.itemsize)
+        )
+
+    def vector(self, pointer, layout):
+        dtype = np.dtype(self.KINDS[layout["kind"]])
+        return np.ndarray(
+            layout["rows"], dtype, (ctypes.c_char * (layout["rows"] * dtype.itemsize)).from_address(pointer)
+        ).astype(float)
+
+
+@pytest.fixture
+def lt(monkeypatch):
+    import sys
+
+    found = FakeLt()
+    compute = SimpleNamespace(COMPUTE_32F=68, COMPUTE_64F=70, COMPUTE_32F_FAST_TF32=77)
+    bindings = SimpleNamespace(cublasLt=found, cublas=SimpleNamespace(ComputeType=compute))
+    monkeypatch.setitem(sys.modules, "nvmath", SimpleNamespace(bindings=bindings))
+    monkeypatch.setitem(sys.modules, "nvmath.bindings", bindings)
+    return found
+
+
+@pytest.fixture
+def product(lt, fake):
+    be = backend.get("cuda")
+    be.xp.cuda.Memory = lambda size: SimpleNamespace(ptr=0, size=size)
+    be.gemm = gemm.Gemm(be.xp)
+    return be
+
+
+def drawn(*shape, dtype=np.float32, seed=0):
+    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(dtype)
+
+
+HEADS = drawn(2, 5, 3, 4, 8)  # (B, L, 3, H, E): what a fused projection of queries, keys and values gives
+PRODUCTS = {
+    "plain": (drawn(3, 4), drawn(4, 5)),
+    "both transposed": (drawn(4, 3).T, drawn(5, 4).T),
+    "column and row": (drawn(3, 1), drawn(1, 5)),
+    "inner": (drawn(1, 4), drawn(4, 1)),
+    "slices of rows": (drawn(9, 8)[::2, 1:5], drawn(4, 10)[:, 2:7]),
+    "steps of columns": (drawn(3, 8)[:, ::2], drawn(4, 5)[:, ::-1]),
+    "batch": (drawn(6, 3, 4), drawn(6, 4, 5)),
+    "batch times one": (drawn(6, 3, 4), drawn(4, 5)),
+    "one times batch": (drawn(3, 4), drawn(6, 4, 5)),
+    "broadcast batches": (drawn(2, 1, 3, 4), drawn(7, 4, 5)),
+    "expanded": (np.broadcast_to(drawn(3, 4), (6, 3, 4)), drawn(6, 4, 5)),
+    "heads": (HEADS[:, :, 0].swapaxes(1, 2), HEADS[:, :, 1].transpose(0, 2, 3, 1)),
+    "many batches that do not merge": (drawn(40, 4, 2, 8)[:, ::2].swapaxes(1, 2), drawn(40, 2, 8, 3)),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, bfloat16])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products(product, lt, name, dtype):
+    x, y = (
+        np.asarray(a, dtype) if a.dtype != dtype and not a.flags.c_contiguous else a.astype(dtype)
+        for a in PRODUCTS[name]
+    )
+    if dtype == np.float32:
+        x, y = PRODUCTS[name]
+    z = product.matmul(Array(x), Array(y))
+    assert lt.calls and z.shape == np.matmul(x.astype(float), y.astype(float)).shape and z.dtype == dtype
+    tolerance = {2: 2e-2, 4: 1e-5, 8: 1e-12}[np.dtype(dtype).itemsize]
+    np.testing.assert_allclose(
+        z.host.astype(float), np.matmul(x.astype(float), y.astype(float)), rtol=tolerance, atol=tolerance
+    )
+
+
+def test_heads_are_not_copied(product, lt, monkeypatch):
+    x, y = PRODUCTS["heads"]
+    monkeypatch.setattr(product.xp, "ascontiguousarray", None, raising=False)
+    product.matmul(Array(x), Array(y))
+    assert lt.calls == 2  # one batch of heads for each sample
+
+
+def test_vectors_and_refusals(product, lt):
+    x, v = drawn(3, 4), drawn(4)
+    np.testing.assert_allclose(product.matmul(Array(x), Array(v)).host, x @ v, rtol=1e-5)
+    np.testing.assert_allclose(product.matmul(Array(v), Array(x.T)).host, x @ v, rtol=1e-5)
+    assert product.matmul(Array(v), Array(v)).shape == ()
+    calls = lt.calls
+    whole = np.arange(12).reshape(3, 4)
+    assert (
+        product.matmul(Array(whole), Array(whole.T)).host.tolist() == (whole @ whole.T).tolist() and lt.calls == calls
+    )
+    lt.algorithms = 0
+    np.testing.assert_allclose(
+        product.matmul(Array(drawn(7, 4)), Array(drawn(4, 7))).host, drawn(7, 4) @ drawn(4, 7), rtol=1e-5
+    )
+    assert lt.calls == calls
+
+
+def test_bias_and_gelu_are_epilogues(product, lt):
+    x, w, b = drawn(2, 3, 4), drawn(6, 4), drawn(6)
+    y = product.linear(Array(x), Array(w), Array(b))
+    np.testing.assert_allclose(y.host, x @ w.T + b, rtol=1e-4, atol=1e-5)
+    z = product.linear_gelu(Array(x), Array(w), Array(b))
+    np.testing.assert_allclose(
+        z.host, F.gelu(core.from_numpy(x @ w.T + b), approximate="tanh").numpy(), rtol=1e-4, atol=1e-5
+    )
+    assert lt.calls == 2
+
+
+def test_plans_are_kept_and_tf32_is_a_switch(product, lt):
+    x = Array(drawn(4, 4))
+    for _ in range(3):
+        product.matmul(x, x)
+    assert sum("compute" in o for o in lt.objects) == 1
+    product.gemm.tf32 = True
+    product.matmul(x, x)
+    assert [o["compute"] for o in lt.objects if "compute" in o] == [68, 77]
+
+
+# -- dispatch ----------------------------------------------------------------------------------------------------------
+
+
+def test_without_kernels_the_plain_ones_compute(fake):
+    x = core.randn(4, 8, device="cuda")
+    assert backend.get("cuda").launch is None
+    np.testing.assert_allclose(F.softmax(x, -1).sum(-1).cpu().numpy(), 1, rtol=1e-6)
+    assert pointwise.run(backend.get("cuda"), "gelu", (x._a,)) is None
+
+
+def test_bfloat16(fake):
+    x = core.randn(3, 4).to(core.bfloat16)
+    y = x.cuda().requires_grad_()
+    (F.gelu(y @ y.T)).sum().backward()
+    index = core.tensor([0, 0, 2], device="cuda")
+    e = F.embedding(index, y)
+    e.sum().backward()
+    assert y.grad is not None and y.grad.dtype == core.bfloat16 and y.grad.is_cuda
+
+
+def test_device_index_errors(fake):
+    for question in (
+        lambda: cuda.set_device(3), lambda: cuda.get_device_name(1), lambda: cuda.memory_allocated("cuda:2"), lambda: core.zeros(1, device="cuda:1"),
+        lambda: cuda.synchronize(7),
+    ):  # fmt: skip
+        cuda.init()
+        with pytest.raises(DeviceError, match="expected an index below 1"):
+            question()
+    assert cuda.get_device_name() == "Fake" and cuda.get_device_capability() == (9, 0)
+    assert cuda.get_device_properties(0).total_memory == 1 << 30
+    cuda.set_device(-1)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def test_memory_is_counted(fake):
+    assert cuda.memory_allocated() == cuda.max_memory_allocated() == 0 and not cuda.is_initialized()
+    assert cuda.memory_stats() == {} and cuda.memory_summary() == "no GPU has been used"
+    x = core.zeros(1000, device="cuda")
+    y = x + 1
+    assert cuda.memory_allocated() == 8000 and cuda.max_memory_allocated() >= 8000
+    del x, y
+    gc.collect()
+    assert cuda.memory_allocated() == 0 and cuda.max_memory_allocated("cuda:0") >= 8000
+    cuda.reset_peak_memory_stats()
+    assert cuda.max_memory_allocated() == 0
+    stats = cuda.memory_stats()
+    assert stats["allocation.all.freed"] == stats["allocation.all.allocated"] >= 2
+    assert cuda.memory_reserved() >= 8000 and "MiB" in cuda.memory_summary()
+    cuda.empty_cache()
+    assert cuda.memory_reserved() == 0 and cuda.mem_get_info() == ((1 << 30) - 7, 1 << 30)
+    with pytest.raises(ArgumentError, match=r"expected a fraction in 0 … 1, got 2"):
+        cuda.set_per_process_memory_fraction(2)
+
+
+def test_blocks_may_die_in_the_midst_of_booking(fake):
+    counter = memory.Counter(backend.get("cuda").xp)
+    freed = []
+
+    def malloc(size):
+        freed.append(size)
+        if len(freed) == 3:
+            blocks.clear()  # as the garbage collector would
+        return SimpleNamespace(ptr=4096, mem=SimpleNamespace(device_id=0))
+
+    allocate = counter.counted(malloc)
+    blocks = [allocate(100), allocate(50)]
+    last = allocate(7)
+    s = counter.statistics(0)
+    assert (s.bytes, s.blocks, s.peak_bytes, s.allocations) == (7, 1, 150, 3)
+    assert last.ptr == 4096 and counter.counted(malloc)(0).ptr == 4096
+
+
+def test_pinned_memory(fake):
+    be = backend.get("cuda")
+    x = drawn(3, 4)
+    p = be.pinned(x)
+    assert be.is_pinned(p) and be.is_pinned(p[1:]) and not be.is_pinned(x) and be.pinned(p) is p
+    np.testing.assert_array_equal(p, x)
+    y = be.from_numpy(p, 0, non_blocking=True)
+    np.testing.assert_array_equal(y.get(), x)
+    assert be.pinned(np.empty(0)).size == 0
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+def test_streams_and_events(fake):
+    s, t = cuda.Stream(), cuda.Stream()
+    assert s != t and s == cuda.Stream(raw=s.raw) and len({s, t}) == 2
+    assert cuda.current_stream() == cuda.default_stream() and cuda.default_stream().cuda_stream == 0
+    with cuda.stream(s):
+        assert cuda.current_stream() == s
+        with t:
+            assert cuda.current_stream() == t
+        with cuda.stream(None):
+            assert cuda.current_stream() == s
+    start, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
+    start.record()
+    t.wait_stream(s)
+    end.record(t)
+    end.wait()
+    end.synchronize()
+    assert start.elapsed_time(end) >= 0 and s.query() and end.query()
+
+
+# -- capture -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_graph_repeats_work(fake):
+    x, total = core.ones(3, device="cuda"), core.zeros(3, device="cuda")
+    g = cuda.CUDAGraph()
+    with cuda.graph(g):
+        assert cuda.is_current_stream_capturing()
+        y = (x * 2)[1:]
+        total += x
+    assert total.tolist() == [0.0] * 3, "capturing does nothing"
+    x.fill_(5)
+    g.replay()
+    assert y.tolist() == [10.0] * 2 and total.tolist() == [5.0] * 3
+    g.replay()
+    assert total.tolist() == [10.0] * 3 and not cuda.is_current_stream_capturing()
+    with pytest.raises(CoreError, match="expected a graph that holds nothing"), cuda.graph(g):
+        pass
+    g.reset()
+    with pytest.raises(CoreError, match="expected a graph that was captured"):
+        g.replay()
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(), lambda x: bool((x > 0).all()), lambda x: x.cpu(), lambda x: x[x > 0], lambda x: x.nonzero(), lambda x: cuda.synchronize(),
+        lambda x: core.ones(2).cuda(), lambda x: cuda.current_stream().synchronize(), lambda x: x.tolist(),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_captured(fake, wait):
+    x = core.ones(3, device="cuda")
+    g = cuda.CUDAGraph()
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"), cuda.graph(g):
+        wait(x)
+    assert gc.isenabled() and State.graph is None and cuda.current_stream() == cuda.default_stream()
+
+
+def step_of(model, optimizer):
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = ((model(x) - y) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def made(device):
+    core.manual_seed(0)
+    model = core.nn.Sequential(core.nn.Linear(4, 8), core.nn.GELU(), core.nn.LayerNorm(8), core.nn.Linear(8, 1)).to(
+        device
+    )
+    return model, core.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+
+def test_a_captured_step_trains_as_an_eager_one(fake):
+    data = [(core.randn(5, 4), core.randn(5, 1)) for _ in range(4)]
+    model, optimizer = made("cpu")
+    step = step_of(model, optimizer)
+    expected = [step(*(data[0] if k < 2 else data[k - 2])).item() for k in range(6)][2:]
+    model, optimizer = made("cuda")
+    graphed = cuda.GraphedStep(step_of(model, optimizer), *(t.cuda() for t in data[0]), warm_up=2)
+    losses = [graphed(*(t.cuda() for t in data[0])).item(), *(graphed(*pair).item() for pair in data[1:])]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    with pytest.raises(
+        ShapeError,
+        match=r"expected core.float32 of shape \(5, 4\), as when it was captured, got core.float32 of shape \(6, 4\)",
+    ):
+        graphed(core.ones(6, 4), data[0][1])
+    with pytest.raises(ArgumentError, match="expected 2 tensors, got 1"):
+        graphed(data[0][0])
+
+
+def test_graphed_callables_take_part_in_autograd(fake):
+    core.manual_seed(0)
+    model = core.nn.Sequential(core.nn.Linear(4, 8), core.nn.Tanh(), core.nn.Linear(8, 2)).to("cuda")
+    x = core.randn(3, 4, device="cuda").requires_grad_()
+    model(x).pow(2).sum().backward()
+    expected = [t.grad.clone() for t in (x, *model.parameters())]
+    x.grad = None
+    model.zero_grad()
+    graphed = cuda.make_graphed_callables(model, (core.zeros(3, 4, device="cuda").requires_grad_(),))
+    y = graphed(x)
+    np.testing.assert_allclose(y.detach().cpu().numpy(), model(x).detach().cpu().numpy(), rtol=1e-6)
+    y.pow(2).sum().backward()
+    for t, e in zip((x, *model.parameters()), expected):
+        np.testing.assert_allclose(t.grad.cpu().numpy(), e.cpu().numpy(), rtol=1e-5)
+
+
+# -- mixed precision and optimizers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.xfail(
+    raises=TypeError, reason="GradScaler.unscale_ multiplies a GPU's array by a NumPy one, which CuPy refuses"
+)
+@pytest.mark.parametrize("dtype", [core.bfloat16, core.float16])
+def test_autocast_and_grad_scaler(fake, dtype):
+    model, optimizer = made("cuda")
+    scaler = core.amp.GradScaler("cuda", init_scale=4.0)
+    x = core.randn(5, 4, device="cuda")
+    before = [p.detach().clone() for p in model.parameters()]
+    with core.amp.autocast("cuda", dtype=dtype):
+        y = model[0](x)
+        assert y.dtype == dtype and y.is_cuda
+        loss = model(x).float().pow(2).mean()
+    scaler.scale(loss).backward()
+    assert all(p.grad.dtype == core.float32 for p in model.parameters())
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == 4.0 and any((p != b).any() for p, b in zip(model.parameters(), before))
+    before = [p.detach().clone() for p in model.parameters()]
+    next(model.parameters()).grad.fill_(float("inf"))
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == 2.0 and all((p == b).all() for p, b in zip(model.parameters(), before))
+
+
+def test_optimizer_records(fake, monkeypatch):
+    """Pieces and launches of the multi-tensor kernels, without running any."""
+    be, launched = backend.get("cuda"), []
+    be.launch = lambda *args: launched.append(args)
+    xs = [Array(drawn(n)) for n in (1 << 14, (1 << 14) + 1, 5, *[1] * 63)]
+    assert (
+        be.serves_updates(xs)
+        and not be.serves_updates([*xs, Array(drawn(3, 4).T)])
+        and not be.serves_updates([Array(np.arange(3))])
+    )
+    be.sgd_(xs, xs, None, lr=0.5, control=optimizers.Control(found_inf=Array(np.zeros((), np.float32))))
+    (of, kernel, grid, block, many, hyper, control), second = launched
+    assert (str(of), kernel, grid) == ("optimizers<float32>", "sgd", (1 + 2 + 62,)) and second[2] == (2,)
+    assert (
+        many["first"][:5].tolist() == [0, 1, 3, 4, 5]
+        and many["count"] == 64
+        and many["x"][2] == xs[2].data.ptr
+        and many["a"][0] == 0
+    )
+    assert hyper["lr"] == 0.5 and control["found_inf"] and not control["lr"]
+    assert many.nbytes + hyper.nbytes + control.nbytes < 4096, "kernel arguments end at 4 KB"
+
+
+def test_graph_of_the_fake_is_what_the_recorder_says():
+    g = Graph()
+    State.graph = g
+    x = Array(np.ones(2))
+    y = x + 1
+    State.graph = None
+    x.host[...] = 3
+    g.launch()
+    assert y.host.tolist() == [4, 4]

@@ -2,7 +2,7 @@
 
     python examples/autoencoder.py
 
-Result with the defaults (1,437 digits to train, 360 to test, 60 epochs): RESULT_AE
+Result with the defaults (1,437 digits to train, 360 to test, 60 epochs): mean squared error 0.0115; the mean digit's is 0.0726.
 """
 
 import argparse

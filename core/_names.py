@@ -5,6 +5,7 @@ from core import methods as _methods
 from core import sparse as _sparse
 from core import tensor_types as _tensor_types
 from core._tensor import Size, Tensor
+from core.amp.autocast_mode import autocast
 from core.autograd.grad_mode import (
     enable_grad,
     inference_mode,
@@ -74,8 +75,6 @@ from core.dtypes import (
     uint64,
 )
 from core.ops.shape import stack
-from core.settings import *  # noqa: F403
-from core.sparse import sparse_coo_tensor, spmm
 from core.printing import set_printoptions
 from core.rng import (
     Generator,
@@ -96,13 +95,18 @@ from core.rng import (
     seed,
     set_rng_state,
 )
+from core.settings import *  # noqa: F403
+from core.sparse import sparse_coo_tensor, spmm
 
 # what is a method and no function of torch's
-_METHODS_ONLY = {"cpu", "cuda", "to", "view", "view_as", "repeat", "expand", "expand_as", "contiguous", "type_as", "pin_memory", "is_pinned", "get_device", "sum_to"}  # fmt: skip
+_METHODS_ONLY = {"cpu", "cuda", "to", "view", "view_as", "repeat", "expand", "expand_as", "contiguous", "type_as", "pin_memory",
+        "is_pinned", "get_device", "sum_to"}  # fmt: skip
 # what is a function and no method
 _FUNCTIONS_ONLY = """
-    atleast_1d atleast_2d atleast_3d block_diag broadcast_shapes broadcast_tensors bucketize cartesian_prod cat cdist chain_matmul column_stack
-    combinations complex cumulative_trapezoid dstack einsum gradient hstack imag is_tensor isin meshgrid numel polar polygamma randint_like real rsub
+    atleast_1d atleast_2d atleast_3d block_diag broadcast_shapes broadcast_tensors bucketize cartesian_prod cat cdist chain_matmul
+    column_stack
+    combinations complex cumulative_trapezoid dstack einsum gradient hstack imag is_tensor isin meshgrid numel polar polygamma
+    randint_like real rsub
     searchsorted std_mean tensordot trapezoid vander var_mean view_as_complex view_as_real vstack where
 """.split()
 for _name in [*_methods.METHODS, *_FUNCTIONS_ONLY]:

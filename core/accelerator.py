@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import core.methods  # Tensor's methods are there, whichever room is entered first
 from typing import Any
 
 from core import cuda

@@ -12,7 +12,6 @@ from core.devices import device as device_type
 from core.errors import ArgumentError, DTypeError
 from core.ops.shape import shape_of
 
-
 _default_device: device_type | None = None
 
 

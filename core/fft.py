@@ -16,7 +16,8 @@ from core.ops import shape as _shape
 from core.ops.fft import check_norm, dft, hermitian_dft
 
 __all__ = [
-    "fft", "fft2", "fftfreq", "fftn", "fftshift", "hfft", "ifft", "ifft2", "ifftn", "ifftshift", "ihfft", "irfft", "irfft2", "irfftn", "rfft",
+    "fft", "fft2", "fftfreq", "fftn", "fftshift", "hfft", "ifft", "ifft2", "ifftn", "ifftshift", "ihfft", "irfft", "irfft2", "irfftn",
+    "rfft",
     "rfft2", "rfftfreq", "rfftn",
 ]  # fmt: skip
 
@@ -145,12 +146,16 @@ def ihfft(x: Tensor, n: int | None = None, dim: int = -1, norm: Any = None) -> T
 
 def fftfreq(n: int, d: float = 1.0, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """The frequencies of the elements of `fft`, for samples d apart."""
-    return placed(np.fft.fftfreq(n, d).astype(dtypes.as_numpy(dtype or dtypes.get_default_dtype())), device, requires_grad)
+    return placed(
+        np.fft.fftfreq(n, d).astype(dtypes.as_numpy(dtype or dtypes.get_default_dtype())), device, requires_grad
+    )
 
 
 def rfftfreq(n: int, d: float = 1.0, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """The frequencies of the elements of `rfft`."""
-    return placed(np.fft.rfftfreq(n, d).astype(dtypes.as_numpy(dtype or dtypes.get_default_dtype())), device, requires_grad)
+    return placed(
+        np.fft.rfftfreq(n, d).astype(dtypes.as_numpy(dtype or dtypes.get_default_dtype())), device, requires_grad
+    )
 
 
 def fftshift(x: Tensor, dim: Any = None) -> Tensor:

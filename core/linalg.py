@@ -7,10 +7,10 @@ from collections import namedtuple
 from typing import Any
 
 from core._tensor import Tensor, _dim, wrap
-from core.errors import ArgumentError, ShapeError
+from core.errors import ArgumentError
 from core.functions import adjoint, diag_embed, movedim, products
-from core.functions import vander as _vander
 from core.functions import norm as _norm
+from core.functions import vander as _vander
 from core.ops import decompose
 from core.ops import pointwise as _pw
 from core.ops import reduce as _reduce
@@ -150,7 +150,9 @@ def _as_columns(A: Tensor, B: Tensor) -> tuple[Tensor, bool]:
 def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     """X with A X = B, or X A = B."""
     if not left:
-        return _shape.transpose(solve(_shape.transpose(A, dim0=-2, dim1=-1), _shape.transpose(B, dim0=-2, dim1=-1)), dim0=-2, dim1=-1)
+        return _shape.transpose(
+            solve(_shape.transpose(A, dim0=-2, dim1=-1), _shape.transpose(B, dim0=-2, dim1=-1)), dim0=-2, dim1=-1
+        )
     b, vector = _as_columns(A, B)
     x = decompose.solve(A, b)
     return _shape.squeeze(x, dim=-1) if vector else x
@@ -165,7 +167,9 @@ def solve_triangular(A: Tensor, B: Tensor, *, upper: bool, left: bool = True, un
     return _shape.transpose(x, dim0=-2, dim1=-1)
 
 
-def triangular_solve(b: Tensor, A: Tensor, upper: bool = True, transpose: bool = False, unitriangular: bool = False) -> tuple[Tensor, Tensor]:
+def triangular_solve(
+    b: Tensor, A: Tensor, upper: bool = True, transpose: bool = False, unitriangular: bool = False
+) -> tuple[Tensor, Tensor]:
     """(X with A X = b, A): torch's older spelling of `solve_triangular`."""
     a, upper = (_shape.transpose(A, dim0=-2, dim1=-1), not upper) if transpose else (A, upper)
     return decompose.triangular_solve_left(a, b, upper=upper, unitriangular=unitriangular), A

@@ -26,38 +26,52 @@ from core.ops import linalg as products
 from core.ops.op import OPS, Op
 
 _ROOMS: tuple[Any, ...] = (  # searched in this order
-    functions, pointwise, arithmetic, special, complex_parts, reduce, scan, order, shape, index, products, decompose, linalg, nn, activation,
+    functions, pointwise, arithmetic, special, complex_parts, reduce, scan, order, shape, index, products, decompose, linalg, nn,
+    activation,
 )  # fmt: skip
 
 METHODS = """
-    abs acos acosh add addbmm addcdiv addcmul addmm addmv addr adjoint alias all allclose amax amin aminmax angle any argmax argmin argsort argwhere
-    as_strided asin asinh atan atan2 atanh baddbmm bincount bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor
-    bmm broadcast_to ceil cholesky cholesky_inverse cholesky_solve chunk clamp clamp_max clamp_min clone conj contiguous copysign corrcoef cos cosh
-    count_nonzero cov cpu cross cuda cummax cummin cumprod cumsum deg2rad det diag diag_embed diagflat diagonal diagonal_scatter diff digamma dist
-    div dot dsplit eq equal erf erfc erfinv exp exp2 expand expand_as expm1 flatten flip fliplr flipud float_power floor floor_divide fmax fmin
+    abs acos acosh add addbmm addcdiv addcmul addmm addmv addr adjoint alias all allclose amax amin aminmax angle any argmax argmin
+    argsort argwhere
+    as_strided asin asinh atan atan2 atanh baddbmm bincount bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift
+    bitwise_xor
+    bmm broadcast_to ceil cholesky cholesky_inverse cholesky_solve chunk clamp clamp_max clamp_min clone conj contiguous copysign
+    corrcoef cos cosh
+    count_nonzero cov cpu cross cuda cummax cummin cumprod cumsum deg2rad det diag diag_embed diagflat diagonal diagonal_scatter diff
+    digamma dist
+    div dot dsplit eq equal erf erfc erfinv exp exp2 expand expand_as expm1 flatten flip fliplr flipud float_power floor floor_divide
+    fmax fmin
     fmod frac gather gcd ge get_device gt heaviside histc hsplit hypot i0 index_add index_copy index_fill index_put index_select inner
-    is_conj is_nonzero is_pinned is_same_size is_signed isclose isfinite isinf isnan isneginf isposinf isreal kron kthvalue lcm ldexp le lerp
-    lgamma log log10 log1p log2 log_softmax logaddexp logaddexp2 logcumsumexp logdet logical_and logical_not logical_or logical_xor logit logsumexp
-    lt masked_fill masked_scatter masked_select matmul matrix_exp matrix_power max maximum mean median min minimum mm mode movedim msort mul mv
+    is_conj is_nonzero is_pinned is_same_size is_signed isclose isfinite isinf isnan isneginf isposinf isreal kron kthvalue lcm ldexp
+    le lerp
+    lgamma log log10 log1p log2 log_softmax logaddexp logaddexp2 logcumsumexp logdet logical_and logical_not logical_or logical_xor
+    logit logsumexp
+    lt masked_fill masked_scatter masked_select matmul matrix_exp matrix_power max maximum mean median min minimum mm mode movedim
+    msort mul mv
     mvlgamma nan_to_num nanmean nanmedian nanquantile nansum narrow narrow_copy ne neg nextafter nonzero norm outer permute pin_memory
     poisson positive pow prelu prod put quantile rad2deg ravel reciprocal relu remainder renorm repeat repeat_interleave reshape reshape_as
     resolve_conj roll rot90 round rsqrt scatter scatter_add scatter_reduce select select_scatter sgn sigmoid sign signbit sin sinc sinh
-    slice_scatter slogdet softmax sort split sqrt square squeeze std sub sum sum_to t take take_along_dim tan tanh tensor_split tile to topk trace
-    transpose triangular_solve tril triu trunc type_as unbind unflatten unique unique_consecutive unsqueeze var vdot view view_as vsplit xlogy
+    slice_scatter slogdet softmax sort split sqrt square squeeze std sub sum sum_to t take take_along_dim tan tanh tensor_split tile to
+    topk trace
+    transpose triangular_solve tril triu trunc type_as unbind unflatten unique unique_consecutive unsqueeze var vdot view view_as
+    vsplit xlogy
 """.split()
 
 # name_ is the op `name` written into the tensor's own memory
 INPLACE = """
     abs acos acosh add addcdiv addcmul asin asinh atan atan2 atanh bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift
-    bitwise_xor ceil clamp copy copysign cos cosh cumprod cumsum deg2rad digamma div eq erf erfc erfinv exp exp2 expm1 fill floor fmod frac gcd ge gt
+    bitwise_xor ceil clamp copy copysign cos cosh cumprod cumsum deg2rad digamma div eq erf erfc erfinv exp exp2 expm1 fill floor fmod
+    frac gcd ge gt
     heaviside hypot i0 lcm le lerp lgamma log log10 log1p log2 logical_and logical_not logical_or logical_xor logit lt masked_fill maximum
-    minimum mul nan_to_num ne neg nextafter pow rad2deg reciprocal relu remainder round rsqrt sgn sigmoid sign sin sinc sinh sqrt square sub tan
+    minimum mul nan_to_num ne neg nextafter pow rad2deg reciprocal relu remainder round rsqrt sgn sigmoid sign sin sinc sinh sqrt
+    square sub tan
     tanh tril triu trunc xlogy zero
 """.split()
 
 # name_ is the function `name`, its result then written into the tensor's own memory
 COPIED = """
-    addbmm addmm addmv addr baddbmm clamp_max clamp_min float_power floor_divide index_add index_copy index_fill index_put ldexp masked_scatter
+    addbmm addmm addmv addr baddbmm clamp_max clamp_min float_power floor_divide index_add index_copy index_fill index_put ldexp
+    masked_scatter
     mvlgamma polygamma put renorm scatter scatter_add scatter_reduce
 """.split()
 

@@ -15,7 +15,8 @@ from core.errors import ArgumentError, DTypeError
 __all__ = [
     "are_deterministic_algorithms_enabled", "can_cast", "channels_last", "channels_last_3d", "compile", "contiguous_format", "e",
     "finfo", "get_autocast_dtype", "get_float32_matmul_precision", "get_num_interop_threads", "get_num_threads", "iinfo", "inf",
-    "is_anomaly_enabled", "is_autocast_enabled", "is_complex", "is_floating_point", "is_storage", "layout", "memory_format", "nan", "newaxis",
+    "is_anomaly_enabled", "is_autocast_enabled", "is_complex", "is_floating_point", "is_storage", "layout", "memory_format", "nan",
+        "newaxis",
     "pi", "preserve_format", "promote_types", "result_type", "set_anomaly_enabled", "set_float32_matmul_precision", "set_flush_denormal",
     "set_num_interop_threads", "set_num_threads", "sparse_coo", "strided", "typename", "use_deterministic_algorithms",
 ]  # fmt: skip

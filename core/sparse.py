@@ -1,6 +1,7 @@
 """torch.sparse: tensors that keep only some of their elements, as coordinates and values (COO).
 
-Contract: the indices (ndim, n) and values (n) of a SparseTensor are Tensors; what it computes is composed of ops on them, so gradients reach the
+Contract: the indices (ndim, n) and values (n) of a SparseTensor are Tensors; what it computes is composed of ops on them, so gradients
+reach the
 values and the dense operands. It is a Tensor by type, but has no array: an op that is not here refuses it by name. Duplicates add up;
 `coalesce` sums them.
 """
@@ -83,7 +84,9 @@ class SparseTensor(Tensor):
 
     def _checked(self) -> SparseTensor:
         if not self._coalesced:
-            raise ArgumentError("sparse: Cannot get indices or values on an uncoalesced tensor, please call .coalesce() first")
+            raise ArgumentError(
+                "sparse: Cannot get indices or values on an uncoalesced tensor, please call .coalesce() first"
+            )
         return self
 
     def _indices(self) -> Tensor:
@@ -163,7 +166,9 @@ class SparseTensor(Tensor):
         """Elementwise, by a number or a tensor of this shape."""
         if isinstance(other, Tensor) and other.dim():
             other = other.to_dense() if isinstance(other, SparseTensor) else other
-            return self.coalesce()._with(self.coalesce()._values_ * other.expand(self._size)[tuple(self.coalesce()._indices_)])
+            return self.coalesce()._with(
+                self.coalesce()._values_ * other.expand(self._size)[tuple(self.coalesce()._indices_)]
+            )
         return self._with(self._values_ * other)
 
     def div(self, other: Any) -> SparseTensor:
@@ -185,13 +190,27 @@ class SparseTensor(Tensor):
         return mm(self, other)
 
     matmul = spmm = mm
-    __matmul__, __add__, __radd__, __sub__, __mul__, __rmul__, __truediv__, __neg__ = mm, add, add, sub, mul, mul, div, neg
+    __matmul__, __add__, __radd__, __sub__, __mul__, __rmul__, __truediv__, __neg__ = (
+        mm,
+        add,
+        add,
+        sub,
+        mul,
+        mul,
+        div,
+        neg,
+    )
 
     def __rmatmul__(self, other: Tensor) -> Tensor:
         return mm(other, self)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
-        inner = [f"indices={self._indices_!r}", f"values={self._values_.detach()!r}", f"size={tuple(self._size)}", f"nnz={self._nnz()}"]
+        inner = [
+            f"indices={self._indices_!r}",
+            f"values={self._values_.detach()!r}",
+            f"size={tuple(self._size)}",
+            f"nnz={self._nnz()}",
+        ]
         inner += [] if self.dtype is dtypes.get_default_dtype() else [f"dtype={self.dtype}"]
         return f"tensor({', '.join([*inner, 'layout=' + repr(self.layout)])})"
 
@@ -206,11 +225,15 @@ def sparse_coo_tensor(
     index = creation.as_tensor(indices, dtype=dtypes.int64, device=device)
     value = creation.as_tensor(values, dtype=dtype, device=device)
     if index.dim() != 2 or value.dim() != 1 or index.size(1) != value.size(0):
-        raise ShapeError(f"sparse_coo_tensor: expected indices (ndim, n) and values (n), got {tuple(index.shape)} and {tuple(value.shape)}")
+        raise ShapeError(
+            f"sparse_coo_tensor: expected indices (ndim, n) and values (n), got {tuple(index.shape)} and {tuple(value.shape)}"
+        )
     host = index._host()
     size = tuple((host.max(axis=1) + 1).tolist()) if size is None else tuple(size)
     if len(size) != len(host) or (host.size and ((host < 0).any() or (host.max(axis=1) >= size).any())):
-        raise ShapeError(f"sparse_coo_tensor: expected indices within the size {size}, got up to {host.max(axis=1).tolist()}")
+        raise ShapeError(
+            f"sparse_coo_tensor: expected indices within the size {size}, got up to {host.max(axis=1).tolist()}"
+        )
     value = value.requires_grad_() if requires_grad else value
     return SparseTensor(index, value, size, is_coalesced)
 

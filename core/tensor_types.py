@@ -5,10 +5,10 @@ A type is a dtype on a device type. Calling it makes a tensor: of sizes without 
 
 from __future__ import annotations
 
-import core.methods  # Tensor's methods are there, whichever room is entered first
 from typing import Any
 
 from core import creation, dtypes
+from core import methods as methods  # what is made here has its methods
 from core._tensor import Size, Tensor
 from core.devices import device
 from core.errors import DTypeError

@@ -148,7 +148,8 @@ NOT_HERE = {
     "to": "test_tensor", "transfer": "test_tensor", "cpu": "test_tensor", "cuda": "test_tensor", "type_": "test_tensor",
     "numel": "test_tensor", "is_tensor": "test_tensor", "equal": "test_tensor", "allclose": "test_tensor",
     "broadcast_tensors": "test_tensor", "broadcast_shapes": "test_tensor", "type_as": "test_tensor", "get_device": "test_tensor",
-    "is_nonzero": "test_tensor", "is_same_size": "test_tensor", "is_signed": "test_tensor", "is_conj": "test_tensor", "pin_memory": "test_tensor",
+    "is_nonzero": "test_tensor", "is_same_size": "test_tensor", "is_signed": "test_tensor", "is_conj": "test_tensor",
+        "pin_memory": "test_tensor",
     "is_pinned": "test_tensor", "cauchy_": "test_oracle_ops", "geometric_": "test_oracle_ops", "log_normal_": "test_oracle_ops",
     "poisson": "test_oracle_ops", "randint_like": "test_oracle_ops",
 }  # fmt: skip

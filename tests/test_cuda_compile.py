@@ -19,4 +19,6 @@ def test_compiles_without_spills(source, architecture):
     ]
     spilling = [f"{k.instance} {k.name}: {k.spilled_bytes} bytes" for k in kernels if k.spilled_bytes]
     assert not spilling
-    assert max(k.registers for k in kernels) <= 64, "fewer than 1024 threads fit a multiprocessor's registers twice"
+    for k in kernels:  # rows and norms are launched with 1024 threads, which is what 64 registers allow; float64 elsewhere may take more
+        most = 64 if k.instance.T != "float64" or source in ("rows", "norms") else 128
+        assert k.registers <= most, f"{k.instance} {k.name}: expected at most {most} registers, got {k.registers}"

@@ -1,4 +1,5 @@
-"""The NCCL transport over a NCCL made of NumPy: two ranks as threads, each with the fake device. What only NCCL can show is in `tests.gpu`."""
+"""The NCCL transport over a NCCL made of NumPy: two ranks as threads, each with the fake device. What only NCCL can show is in
+`tests.gpu`."""
 
 import ctypes
 import threading

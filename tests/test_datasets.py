@@ -52,7 +52,7 @@ def test_wrong_checksum_is_not_used(mirrors, tmp_path):
     assert len(MNIST(tmp_path / "root", download=True)) == 3  # from the second
     for f in good.iterdir():
         f.unlink()
-    with pytest.raises(DownloadError, match="expected MD5 .*, got .*"):
+    with pytest.raises(DownloadError, match=r"expected MD5 .*, got .*"):
         MNIST(tmp_path / "other", download=True)
     assert not list((tmp_path / "other").rglob("*.gz"))
 

@@ -291,3 +291,17 @@ def test_print_options(options: dict[str, Any]) -> None:
     finally:
         core.set_printoptions(profile="default")
         torch.set_printoptions(profile="default")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_streams_of_other_distributions(seed: int) -> None:
+    def both(f: Callable[[Any], Any]) -> None:
+        core.manual_seed(seed)
+        torch.manual_seed(seed)
+        np.testing.assert_allclose(f(core).numpy(), f(torch).numpy(), rtol=1e-12)
+
+    both(lambda t: t.empty(9, dtype=t.float64).cauchy_(1.0, 2.0))
+    both(lambda t: t.empty(9, dtype=t.float64).log_normal_(0.5, 0.25))
+    both(lambda t: t.empty(9, dtype=t.float64).geometric_(0.3))
+    both(lambda t: t.poisson(t.tensor([0.0, 0.5, 3.0, 9.0, 20.0, 100.0], dtype=t.float64)))
+    both(lambda t: t.randint_like(t.zeros(3, 4, dtype=t.int64), 2, 9))

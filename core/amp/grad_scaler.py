@@ -1,13 +1,12 @@
 """GradScaler: float16 gradients are small, so the loss is scaled up, and the gradients down again before the step.
 
-A step whose gradients hold inf or nan is left out and the scale lowered; after `growth_interval` good steps it is raised. Micikevicius et al. 2018.
+A step whose gradients hold inf or nan is left out and the scale lowered; after `growth_interval` good steps it is raised. Micikevicius
+et al. 2018.
 """
 
 from __future__ import annotations
 
 from typing import Any
-
-import numpy as np
 
 from core import backend
 from core.errors import ArgumentError, CoreError
@@ -48,7 +47,7 @@ class GradScaler:
             for p in group["params"]:
                 if p._grad is not None:
                     g = p._grad._a
-                    g *= np.asarray(1 / self._scale, dtype=np.float32).astype(g.dtype)
+                    g *= 1 / self._scale
                     bad |= not bool(backend.of(g).xp.isfinite(g).all())
         self._found[id(optimizer)] = bad
 

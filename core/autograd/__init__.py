@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import core.methods  # Tensor's methods are there, whichever room is entered first
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+import core.methods  # Tensor's methods are there, whichever room is entered first
 from core import backend, engine
 from core._tensor import Tensor, wrap
 from core.autograd import functional, graph, profiler

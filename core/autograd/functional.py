@@ -1,6 +1,7 @@
 """torch.autograd.functional: derivatives of functions of tensors, as tensors: jacobian, hessian, and their products with vectors.
 
-A function takes one tensor or several and returns one or several; the results have the same form. With `create_graph` they can be differentiated.
+A function takes one tensor or several and returns one or several; the results have the same form. With `create_graph` they can be
+differentiated.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def _weights(v: Any, like: Tensors, where: str) -> Tensors:
         return (wrap(like[0].detach()._a * 0 + 1),)
     vs = _tuple(v, where)
     if [t.shape for t in vs] != [t.shape for t in like]:
-        raise ArgumentError(f"{where}: expected v of shapes {[tuple(t.shape) for t in like]}, got {[tuple(t.shape) for t in vs]}")
+        raise ArgumentError(
+            f"{where}: expected v of shapes {[tuple(t.shape) for t in like]}, got {[tuple(t.shape) for t in vs]}"
+        )
     return vs
 
 
@@ -56,9 +59,13 @@ def _gradients(ys: Tensors, xs: Tensors, vs: Tensors, create_graph: bool, strict
         raise GraphError(f"{where}: expected outputs that depend on the inputs, got one that does not (strict=True)")
     if not live:
         return tuple(wrap(x.detach()._a * 0) for x in xs)
-    gs = autograd.grad([y for y, _ in live], xs, [v for _, v in live], retain_graph=True, create_graph=create_graph, allow_unused=True)
+    gs = autograd.grad(
+        [y for y, _ in live], xs, [v for _, v in live], retain_graph=True, create_graph=create_graph, allow_unused=True
+    )
     if strict and any(g is None for g in gs):
-        raise GraphError(f"{where}: expected outputs that depend on each input, got an input that has no part (strict=True)")
+        raise GraphError(
+            f"{where}: expected outputs that depend on each input, got an input that has no part (strict=True)"
+        )
     return tuple(wrap(x.detach()._a * 0) if g is None else g for x, g in zip(xs, gs))
 
 
@@ -96,7 +103,8 @@ def jacobian(
         for one in y.reshape(-1).unbind(0) if y.numel() else ():
             rows.append(_gradients((one,), xs, (wrap(one.detach()._a * 0 + 1),), create_graph, strict, "jacobian"))
         blocks.append(_like([
-            stack([r[i] for r in rows]).reshape((*y.shape, *x.shape)) if rows else new_zeros(x, shape=(*y.shape, *x.shape)) for i, x in enumerate(xs)
+            stack([r[i] for r in rows]).reshape((*y.shape, *x.shape)) if rows else new_zeros(x, shape=(*y.shape, *x.shape)) for i, x in
+            enumerate(xs)
         ], inputs))  # fmt: skip
     return _like(blocks, result)
 
@@ -122,16 +130,20 @@ def hessian(
         ys = (f(*xs),)
         return _gradients(ys, xs, (wrap(ys[0].detach()._a * 0 + 1),), True, strict, "hessian")
 
-    return _like(jacobian(first, _tuple(inputs, "hessian"), create_graph, strict), inputs) if isinstance(inputs, (tuple, list)) else jacobian(
-        first, inputs, create_graph, strict
-    )[0]
+    return (
+        _like(jacobian(first, _tuple(inputs, "hessian"), create_graph, strict), inputs)
+        if isinstance(inputs, (tuple, list))
+        else jacobian(first, inputs, create_graph, strict)[0]
+    )
 
 
 def vhp(func: Callable[..., Any], inputs: Any, v: Any = None, create_graph: bool = False, strict: bool = False) -> Any:
     """(func(inputs), vᵀ H)"""
     xs, result, ys = _traced(_scalar(func, "vhp"), inputs, create_graph, "vhp")
     gs = _gradients(ys, xs, (wrap(ys[0].detach()._a * 0 + 1),), True, strict, "vhp")
-    return _detached(result, create_graph), _like(_gradients(gs, xs, _weights(v, xs, "vhp"), create_graph, strict, "vhp"), inputs)
+    return _detached(result, create_graph), _like(
+        _gradients(gs, xs, _weights(v, xs, "vhp"), create_graph, strict, "vhp"), inputs
+    )
 
 
 hvp = vhp  # the Hessian is symmetric

@@ -95,7 +95,7 @@ class set_grad_enabled(_Mode):
 
 
 class inference_mode(_Mode):
-    """Record nothing. Unlike torch's, the tensors made inside may enter a graph later."""
+    """Record nothing. What ops make inside cannot be kept for a backward later: using it so is an error; a clone can."""
 
     on = False
 

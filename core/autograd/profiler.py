@@ -1,4 +1,5 @@
-"""How long ops take: torch.autograd.profiler. Inside of `profile` each op and each `record_function` block is timed; `key_averages().table()`
+"""How long ops take: torch.autograd.profiler. Inside of `profile` each op and each `record_function` block is timed;
+`key_averages().table()`
 prints the sums. On a GPU the times are those of asking for the work, which goes on by itself.
 """
 
@@ -53,7 +54,8 @@ class EventList(list[Average]):
         width = max([len(e.key) for e in rows] + [4])
         lines = [f"{'Name':<{width}}  {'Calls':>8}  {'CPU total':>12}  {'CPU %':>7}  {'CPU mean':>12}"]
         lines += [
-            f"{e.key:<{width}}  {e.count:>8}  {e.cpu_time_total / 1e3:>10.3f}ms  {100 * e.cpu_time_total / total:>6.2f}%  {e.cpu_time / 1e3:>10.3f}ms"
+            f"{e.key:<{width}}  {e.count:>8}  {e.cpu_time_total / 1e3:>10.3f}ms"
+            f"  {100 * e.cpu_time_total / total:>6.2f}%  {e.cpu_time / 1e3:>10.3f}ms"
             for e in rows
         ]
         return "\n".join(lines)
@@ -107,7 +109,8 @@ class profile:
     def export_chrome_trace(self, path: str) -> None:
         """A file for chrome://tracing."""
         events = [
-            {"name": e.key, "ph": "X", "ts": e.start_us, "dur": e.duration_us, "pid": 0, "tid": e.thread} for e in self.function_events
+            {"name": e.key, "ph": "X", "ts": e.start_us, "dur": e.duration_us, "pid": 0, "tid": e.thread}
+            for e in self.function_events
         ]
         with open(path, "w") as file:
             json.dump({"traceEvents": events}, file)

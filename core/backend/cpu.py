@@ -47,7 +47,7 @@ class CPUBackend(Backend):
             z = kernels.matmul(x, y)
             if z is not None:
                 return z
-        return np.matmul(x, y)
+        return super().matmul(x, y)
 
     def linear(self, x: Any, w: Any, b: Any | None) -> Any:
         if x.ndim > 1 and (x.size * w.shape[0] >= _MATMUL_MACS or x.dtype == _BFLOAT16):

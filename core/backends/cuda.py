@@ -2,8 +2,6 @@
 
 from types import SimpleNamespace as _Switches
 
-from core.backend.cuda import is_available as is_built
-
 matmul = _Switches(allow_tf32=False, allow_fp16_reduced_precision_reduction=True, allow_bf16_reduced_precision_reduction=True)
 _attention = {"flash": False, "mem_efficient": False, "math": True}
 

@@ -106,3 +106,6 @@ def get_rng_state(where: Any = "cuda") -> Any:
 def set_rng_state(state: Any, where: Any = "cuda") -> None:
     """Set the default generator's state."""
     rng.set_rng_state(state)
+
+
+from core.cuda import amp  # noqa: E402  (it asks for names above)

@@ -1,7 +1,8 @@
 """CUDA graphs: work is written down once and launched as a whole, which frees a step from Python and from the cost of launches.
 
-What is captured must be the same work each time: no value may come to the host, no shape depend on values, no number that changes between steps be a Python
-number. Memory of a captured step lives in a pool of its own as long as the graph does, since every launch writes to the same addresses.
+What is captured must be the same work each time: no value may come to the host, no shape depend on values, no number that changes between
+steps be a Python number. Memory of a captured step lives in a pool of its own as long as the graph does, since every launch writes to the
+same addresses.
 
 `GraphedStep` is the whole story for a training step; `graph`, `CUDAGraph` and `make_graphed_callables` are torch's names.
 """
@@ -119,9 +120,9 @@ class graph:
 class GraphedStep:
     """`step(*tensors)`, captured once: `graphed = GraphedStep(step, x, y); loss = graphed(x, y)`.
 
-    The tensors given here are examples; calls copy theirs into them, so shapes, dtypes and the device must stay the same. What `step` returns is overwritten by
-    the next call: clone it to keep it. It is called `warm_up` times first, for real: that is part of the training.
-    Gradients must keep their memory: begin the step with `zero_grad(set_to_none=False)`, or let it make them anew inside.
+    The tensors given here are examples; calls copy theirs into them, so shapes, dtypes and the device must stay the same. What `step`
+    returns is overwritten by the next call: clone it to keep it. It is called `warm_up` times first, for real: that is part of the
+    training. Gradients must keep their memory: begin the step with `zero_grad(set_to_none=False)`, or let it make them anew inside.
     """
 
     def __init__(self, step: Callable[..., Any], *example: Tensor, warm_up: int = _WARM_UP, pool: Any = None):

@@ -78,7 +78,9 @@ def gradient(x: Tensor, *, spacing: Any = 1, dim: Any = None, edge_order: int = 
     for d, h in zip(dims, steps):
         n = x._a.shape[d]
         if n < 2 or edge_order != 1:
-            raise ShapeError(f"gradient: expected at least 2 elements along dim {d} and edge_order 1, got {n} and {edge_order}")
+            raise ShapeError(
+                f"gradient: expected at least 2 elements along dim {d} and edge_order 1, got {n} and {edge_order}"
+            )
         first, last = x.narrow(d, 1, 1) - x.narrow(d, 0, 1), x.narrow(d, n - 1, 1) - x.narrow(d, n - 2, 1)
         middle = (x.narrow(d, 2, n - 2) - x.narrow(d, 0, n - 2)) * 0.5
         found.append(_pw.div(_shape.cat([first, middle, last], dim=d), h))

@@ -64,7 +64,9 @@ def _along(x: Tensor, dim: int, index: Tensor, where: str) -> tuple[Any, ...]:
 
 def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
     """x with alpha·source added to the slices along `dim` that the index names, every occurrence counted."""
-    return _index.index_put(x, source if alpha == 1 else source * alpha, index=_along(x, dim, index, "index_add"), accumulate=True)
+    return _index.index_put(
+        x, source if alpha == 1 else source * alpha, index=_along(x, dim, index, "index_add"), accumulate=True
+    )
 
 
 def index_copy(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
@@ -123,7 +125,9 @@ def masked_scatter(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     at = broadcast_to(mask, x._a.shape)._a.reshape(-1).nonzero()
     n = int(at[0].size)
     if n > source._a.size:
-        raise ShapeError(f"masked_scatter: expected at least {n} elements in source, one for each true, got {source._a.size}")
+        raise ShapeError(
+            f"masked_scatter: expected at least {n} elements in source, one for each true, got {source._a.size}"
+        )
     y = _index.index_put(reshape(x, -1), _shape.narrow(reshape(source, -1), dim=0, start=0, length=n), index=tuple(at))
     return reshape(y, x._a.shape)
 
@@ -146,7 +150,10 @@ def scatter_reduce(
         if reduce == "sum":
             return y
         be = backend.of(x._a)
-        ones, count = (wrap(f(s._a.shape, dtype=np.int64)) for f, s in ((be.xp.ones, src), (be.xp.ones if include_self else be.xp.zeros, x)))
+        ones, count = (
+            wrap(f(s._a.shape, dtype=np.int64))
+            for f, s in ((be.xp.ones, src), (be.xp.ones if include_self else be.xp.zeros, x))
+        )
         n = _pw.clamp(_index.scatter_add(count, index, ones, dim=dim), 1)
         return _pw.div(y, n, rounding_mode=None if x.is_floating_point() else "floor")
     return _index.scatter_combine(x, index, src, dim=dim, how=reduce)

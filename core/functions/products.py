@@ -8,8 +8,8 @@ from typing import Any
 
 from core._tensor import Tensor, _dim
 from core.errors import ArgumentError, ShapeError
-from core.functions.shape import flatten, movedim, reshape
 from core.functions.reduce import norm
+from core.functions.shape import reshape
 from core.ops import linalg as _linalg
 from core.ops import pointwise as _pw
 from core.ops import reduce as _reduce
@@ -134,7 +134,9 @@ def tensordot(x: Tensor, y: Tensor, dims: Any = 2) -> Tensor:
     k = math.prod(x._a.shape[d] for d in a)
     rows = reshape(_shape.permute(x, dims=(*left, *a)), (math.prod(x._a.shape[d] for d in left), k))
     columns = reshape(_shape.permute(y, dims=(*b, *right)), (k, math.prod(y._a.shape[d] for d in right)))
-    return reshape(_linalg.matmul(rows, columns), tuple(x._a.shape[d] for d in left) + tuple(y._a.shape[d] for d in right))
+    return reshape(
+        _linalg.matmul(rows, columns), tuple(x._a.shape[d] for d in left) + tuple(y._a.shape[d] for d in right)
+    )
 
 
 def kron(x: Tensor, other: Tensor) -> Tensor:
@@ -154,7 +156,9 @@ def cross(x: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     if dim is None or shape[_dim(dim, len(shape), "cross")] != 3:
         raise ShapeError(f"cross: expected a dimension of length 3, got shape {tuple(shape)}, dim {dim}")
     (a1, a2, a3), (b1, b2, b3) = (_shape.unbind(t, dim=dim) for t in (x, other))
-    return _shape.stack([a2 * b3 - a3 * b2, a3 * b1 - a1 * b3, a1 * b2 - a2 * b1], dim=dim if dim < 0 else dim - len(shape))
+    return _shape.stack(
+        [a2 * b3 - a3 * b2, a3 * b1 - a1 * b3, a1 * b2 - a2 * b1], dim=dim if dim < 0 else dim - len(shape)
+    )
 
 
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:
@@ -210,7 +214,9 @@ def _einsum_parsed(equation: Any, operands: Any) -> tuple[list[str], str, list[T
     for term, x in zip(terms, tensors):
         extra = x._a.ndim - len(term.replace("...", ""))
         if extra < 0 or (extra and "..." not in term):
-            raise ShapeError(f"einsum: expected {len(term.replace('...', ''))} dimensions for '{term}', got shape {tuple(x.shape)}")
+            raise ShapeError(
+                f"einsum: expected {len(term.replace('...', ''))} dimensions for '{term}', got shape {tuple(x.shape)}"
+            )
         full.append(term.replace("...", "".join(spare[:extra][::-1])))
         widest = max(widest, extra if "..." in term else 0)
     ellipsis = "".join(spare[:widest][::-1])
@@ -242,13 +248,22 @@ def _contracted(a: str, x: Tensor, b: str, y: Tensor, later: set[str], sizes: di
     b, y = _summed(b, y, later | set(a))
     both = [n for n in a if n in b]
     if any(x._a.shape[a.index(n)] != y._a.shape[b.index(n)] for n in both):  # a length of 1 that broadcasts
-        x, y = (_shape.expand(t, shape=tuple(sizes[n] if n in both else m for n, m in zip(names, t._a.shape))) for names, t in ((a, x), (b, y)))
+        x, y = (
+            _shape.expand(t, shape=tuple(sizes[n] if n in both else m for n, m in zip(names, t._a.shape)))
+            for names, t in ((a, x), (b, y))
+        )
     batch, shared = [n for n in both if n in later], [n for n in both if n not in later]
     left, right = [n for n in a if n not in b], [n for n in b if n not in a]
     if not shared:  # nothing to sum: elementwise
         names = [*batch, *left, *right]
-        x = reshape(_shape.permute(x, dims=tuple(a.index(n) for n in [*batch, *left])), (*(x._a.shape[a.index(n)] for n in [*batch, *left]), *(1,) * len(right)))
-        y = reshape(_shape.permute(y, dims=tuple(b.index(n) for n in [*batch, *right])), (*(y._a.shape[b.index(n)] for n in batch), *(1,) * len(left), *(y._a.shape[b.index(n)] for n in right)))
+        x = reshape(
+            _shape.permute(x, dims=tuple(a.index(n) for n in [*batch, *left])),
+            (*(x._a.shape[a.index(n)] for n in [*batch, *left]), *(1,) * len(right)),
+        )
+        y = reshape(
+            _shape.permute(y, dims=tuple(b.index(n) for n in [*batch, *right])),
+            (*(y._a.shape[b.index(n)] for n in batch), *(1,) * len(left), *(y._a.shape[b.index(n)] for n in right)),
+        )
         return "".join(names), _pw.mul(x, y)
     lengths = dict(zip(b, y._a.shape)) | dict(zip(a, x._a.shape))
     m, k, n = (math.prod(lengths[c] for c in group) for group in (left, shared, right))

@@ -23,8 +23,9 @@ ValuesIndices = namedtuple("ValuesIndices", "values indices")
 
 
 def _extreme(x: Tensor, args: Any, kwargs: dict[str, Any], whole: Any, along: Any, pair: Any) -> Any:
-    if "axis" in kwargs:
-        kwargs["dim"] = kwargs.pop("axis")
+    for old, new in (("axis", "dim"), ("keepdims", "keepdim")):
+        if old in kwargs:
+            kwargs[new] = kwargs.pop(old)
     if not args and not kwargs:
         return whole(x)
     if (args and isinstance(args[0], Tensor)) or "other" in kwargs:
@@ -50,8 +51,9 @@ def _correction(unbiased: Any, correction: Any) -> int:
 
 def _var_args(args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, bool]:
     """torch's two signatures: (unbiased) and (dim, unbiased, keepdim), with `correction` as the newer spelling."""
-    if "axis" in kwargs:
-        kwargs["dim"] = kwargs.pop("axis")
+    for old, new in (("axis", "dim"), ("keepdims", "keepdim")):
+        if old in kwargs:
+            kwargs[new] = kwargs.pop(old)
     if args and isinstance(args[0], bool):
         kwargs["unbiased"], args = args[0], ()
     names = dict(zip(("dim", "unbiased", "keepdim"), args)) | kwargs
@@ -201,15 +203,19 @@ def _quantile(x: Tensor, q: Any, dim: int | None, keepdim: bool, interpolation: 
     values = sort(rows, -1)[0]
     missing = _reduce.sum(_pw.isnan(values), dim=-1, keepdim=True)  # they come last
     last = _pw.sub(values._a.shape[-1] - 1, missing) if ignore_nan else values._a.shape[-1] - 1
-    place = _pw.mul(_shape.expand(q.reshape((1,) * (values._a.ndim - 1) + (-1,)), shape=(*values._a.shape[:-1], q._a.size)), last)
+    place = _pw.mul(
+        _shape.expand(q.reshape((1,) * (values._a.ndim - 1) + (-1,)), shape=(*values._a.shape[:-1], q._a.size)), last
+    )
     low = _pw.floor(place)
     below, above = (_pw.cast(p, dtype=dtypes.int64).clamp(0) for p in (low, _pw.ceil(place)))
     weight = _WEIGHTS[interpolation](_pw.sub(place, low))
     y = _arithmetic.lerp(_index.gather(values, below, dim=-1), _index.gather(values, above, dim=-1), weight)
     unknown = _pw.eq(missing, values._a.shape[-1]) if ignore_nan else _pw.gt(missing, 0)
     y = _pw.where(unknown, math.nan, y)  # (*rows, Q)
-    y = _shape.transpose(y, dim0=d, dim1=-1) if q._a.ndim == 0 else _shape.permute(
-        _shape.unsqueeze(y, dim=-2), dims=(y._a.ndim, *_swapped(y._a.ndim, d))
+    y = (
+        _shape.transpose(y, dim0=d, dim1=-1)
+        if q._a.ndim == 0
+        else _shape.permute(_shape.unsqueeze(y, dim=-2), dims=(y._a.ndim, *_swapped(y._a.ndim, d)))
     )
     if whole:
         y = y.reshape((*q._a.shape, *((1,) * x._a.ndim if keepdim else ())))
@@ -316,7 +322,9 @@ def cov(x: Tensor, *, correction: int = 1, fweights: Any = None, aweights: Any =
         total = _reduce.sum(w)
         centred = _pw.sub(rows, _pw.div(_reduce.sum(_pw.mul(rows, w), dim=1, keepdim=True), total))
         weighted = _pw.mul(centred, w)
-        twice = 0 if aweights is None or not correction else _pw.div(_reduce.sum(_pw.mul(w, aweights)), total) * correction
+        twice = (
+            0 if aweights is None or not correction else _pw.div(_reduce.sum(_pw.mul(w, aweights)), total) * correction
+        )
         n = total - (twice if aweights is not None else correction)
     y = _pw.div(weighted @ _pw.conj(centred).t(), n)
     return y.reshape(()) if x._a.ndim < 2 else y

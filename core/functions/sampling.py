@@ -1,6 +1,7 @@
 """Random numbers of the distributions that fewer scripts draw from, by the rules of PyTorch's CPU generator.
 
-Sources: aten/src/ATen/native/cpu/DistributionTemplates.h, aten/src/ATen/native/Distributions.h (the rules, not the code); Poisson numbers from a mean
+Sources: aten/src/ATen/native/cpu/DistributionTemplates.h, aten/src/ATen/native/Distributions.h (the rules, not the code); Poisson
+numbers from a mean
 of 10 on by transformed rejection: Hörmann, The transformed rejection method for generating Poisson random variables, 1993.
 """
 
@@ -31,7 +32,7 @@ def geometric_(x: Tensor, p: float, *, generator: Any = None) -> Tensor:
     """Fill with the number of trials up to the first success, each of probability p."""
     if not 0 < p < 1:
         raise ArgumentError(f"geometric_: expected 0 < p < 1, got {p}")
-    return rng._fill(x, np.ceil(np.log1p(-_uniforms(x, generator)) / np.log1p(-p)), "geometric")
+    return rng._fill(x, np.ceil(np.log(_uniforms(x, generator)) / np.log1p(-p)), "geometric")
 
 
 def log_normal_(x: Tensor, mean: float = 1.0, std: float = 2.0, *, generator: Any = None) -> Tensor:
@@ -80,5 +81,7 @@ def _one_poisson(g: Any, mean: float) -> int:
             return k
         if k < 0 or (us < 0.013 and v > us):
             continue
-        if math.log(v * (1.1239 + 1.1328 / (b - 3.4)) / (a / (us * us) + b)) <= -mean + k * math.log(mean) - math.lgamma(k + 1):
+        if math.log(v * (1.1239 + 1.1328 / (b - 3.4)) / (a / (us * us) + b)) <= -mean + k * math.log(
+            mean
+        ) - math.lgamma(k + 1):
             return k

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from core import backend, dtypes
 from core._tensor import Size, Tensor, _dim, wrap
-from core.errors import ArgumentError, RangeError, ShapeError
+from core.errors import ArgumentError, ShapeError
 from core.ops import index as _index
 from core.ops import pointwise as _pw
 from core.ops import shape as _shape
@@ -148,9 +147,9 @@ def _contiguous(x: Tensor) -> Tensor:
     return y
 
 
-def cat(tensors: Any, dim: int = 0, *, out: Any = None) -> Tensor:
+def cat(tensors: Any, dim: int = 0, *, axis: int | None = None, out: Any = None) -> Tensor:
     """The tensors one after the other along a dimension."""
-    return _shape.cat(tensors, dim=dim, out=out)
+    return _shape.cat(tensors, dim=dim if axis is None else axis, out=out)
 
 
 def tensor_split(x: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
@@ -198,7 +197,9 @@ def movedim(x: Tensor, source: Any, destination: Any) -> Tensor:
     sources = [_dim(d, ndim, "movedim") for d in ([source] if isinstance(source, int) else source)]
     targets = [_dim(d, ndim, "movedim") for d in ([destination] if isinstance(destination, int) else destination)]
     if len(sources) != len(targets) or len(set(sources)) != len(sources) or len(set(targets)) != len(targets):
-        raise ArgumentError(f"movedim: expected as many sources as destinations, each once, got {source} and {destination}")
+        raise ArgumentError(
+            f"movedim: expected as many sources as destinations, each once, got {source} and {destination}"
+        )
     rest = iter(d for d in range(ndim) if d not in sources)
     placed = dict(zip(targets, sources))
     return _shape.permute(x, dims=tuple(placed[d] if d in placed else next(rest) for d in range(ndim)))
@@ -212,7 +213,9 @@ def adjoint(x: Tensor) -> Tensor:
 def unflatten(x: Tensor, dim: int, sizes: Any) -> Tensor:
     """One dimension as several: a view."""
     d, shape = _dim(dim, x._a.ndim, "unflatten"), x._a.shape
-    return reshape(x, (*shape[:d], *_shape._inferred(shape_of((sizes,)), shape[d], "unflatten", (shape[d],)), *shape[d + 1 :]))
+    return reshape(
+        x, (*shape[:d], *_shape._inferred(shape_of((sizes,)), shape[d], "unflatten", (shape[d],)), *shape[d + 1 :])
+    )
 
 
 def ravel(x: Tensor) -> Tensor:
@@ -230,7 +233,9 @@ def broadcast_shapes(*shapes: Any) -> Size:
     try:
         return Size(np.broadcast_shapes(*((s,) if isinstance(s, int) else tuple(s) for s in shapes)))
     except ValueError:
-        raise ShapeError(f"broadcast_shapes: expected shapes that broadcast, got {', '.join(map(str, shapes))}") from None
+        raise ShapeError(
+            f"broadcast_shapes: expected shapes that broadcast, got {', '.join(map(str, shapes))}"
+        ) from None
 
 
 def unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
@@ -350,7 +355,9 @@ def diag_embed(x: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Te
 def diag(x: Tensor, diagonal: int = 0) -> Tensor:
     """The diagonal of a matrix, or the matrix that has the vector on its diagonal."""
     if x._a.ndim not in (1, 2):
-        raise ShapeError(f"diag: expected a vector or a matrix, got shape {tuple(x.shape)}; use diagonal() or diag_embed()")
+        raise ShapeError(
+            f"diag: expected a vector or a matrix, got shape {tuple(x.shape)}; use diagonal() or diag_embed()"
+        )
     return diag_embed(x, diagonal) if x._a.ndim == 1 else _pw.clone(_shape.diagonal(x, offset=diagonal))
 
 
@@ -372,7 +379,9 @@ def select_scatter(x: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
 def slice_scatter(x: Tensor, src: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Tensor:
     """A copy of x whose slices start:end:step along `dim` are src."""
     y = _pw.clone(x)
-    _shape.slice_view(y, index=(slice(None),) * _dim(dim, x._a.ndim, "slice_scatter") + (slice(start, end, step),)).copy_(src)
+    _shape.slice_view(
+        y, index=(slice(None),) * _dim(dim, x._a.ndim, "slice_scatter") + (slice(start, end, step),)
+    ).copy_(src)
     return y
 
 
@@ -391,7 +400,9 @@ def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
     ts = list(tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)) else tensors)
     shape = tuple(x._a.size for x in ts)
     grids = [_shape.expand(reshape(x, (-1,) + (1,) * (len(ts) - 1 - i)), shape=shape) for i, x in enumerate(ts)]
-    return tuple(_shape.transpose(g, dim0=0, dim1=1) for g in grids) if indexing == "xy" and len(ts) > 1 else tuple(grids)
+    return (
+        tuple(_shape.transpose(g, dim0=0, dim1=1) for g in grids) if indexing == "xy" and len(ts) > 1 else tuple(grids)
+    )
 
 
 def cartesian_prod(*tensors: Tensor) -> Tensor:

@@ -75,7 +75,8 @@ class SpawnContext:
 
 
 def spawn(
-    fn: Callable[..., Any], args: tuple[Any, ...] = (), nprocs: int = 1, join: bool = True, daemon: bool = False, start_method: str = "spawn"
+    fn: Callable[..., Any], args: tuple[Any, ...] = (), nprocs: int = 1, join: bool = True, daemon: bool = False,
+    start_method: str = "spawn",
 ) -> SpawnContext | None:
     """Run fn(i, *args) in processes i = 0 … nprocs−1. With `join` wait for all, and raise if one fails."""
     context: Any = _mp.get_context(start_method)

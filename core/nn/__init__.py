@@ -3,7 +3,6 @@
 from core import methods as methods  # gives Tensor its methods, which layers use
 from core.nn import functional, init, modules, utils
 from core.nn.modules import *  # noqa: F403
-from core.nn.modules import __all__ as _layers
 from core.nn.modules.lazy import UninitializedBuffer, UninitializedParameter
 from core.nn.parallel import DataParallel
 from core.nn.parameter import Buffer, Parameter
@@ -11,6 +10,6 @@ from core.nn.parameter import Buffer, Parameter
 del methods
 
 __all__ = [
-    *_layers, "Buffer", "DataParallel", "Parameter", "UninitializedBuffer", "UninitializedParameter", "functional",
+    *modules.__all__, "Buffer", "DataParallel", "Parameter", "UninitializedBuffer", "UninitializedParameter", "functional",
     "init", "modules", "utils",
 ]  # fmt: skip

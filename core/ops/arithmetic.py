@@ -1,4 +1,5 @@
-"""More elementwise ops: mixtures of products, hyperbolic inverses, bits, numbers that are not finite. They promote as `pointwise` ops do."""
+"""More elementwise ops: mixtures of products, hyperbolic inverses, bits, numbers that are not finite. They promote as `pointwise` ops
+do."""
 
 from __future__ import annotations
 

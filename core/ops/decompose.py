@@ -1,7 +1,9 @@
-"""Decompositions and inverses of matrices, in batches (*, n, n). LAPACK computes them by NumPy on the host: matrices of a device travel there.
+"""Decompositions and inverses of matrices, in batches (*, n, n). LAPACK computes them by NumPy on the host: matrices of a device
+travel there.
 
 Gradients: Giles, Collected matrix derivative results, 2008 (inverse, solve, determinant); Murray, Differentiation of the Cholesky
-decomposition, 2016; Walter & Lehmann, Algorithmic differentiation of QR, 2010; Townsend, Differentiating the SVD, 2016; Boeddeker et al., On
+decomposition, 2016; Walter & Lehmann, Algorithmic differentiation of QR, 2010; Townsend, Differentiating the SVD, 2016; Boeddeker et
+al., On
 the computation of complex-valued gradients, 2017 (eig); Golub & Pereyra, Differentiation of pseudo-inverses, 1973.
 """
 
@@ -25,11 +27,15 @@ def _lapack(be: Any, where: str, f: Any, *arrays: Any) -> Any:
     """f of host arrays, its results back where the arrays were."""
     for a in arrays:
         if a.dtype.kind not in "fc" or a.dtype.itemsize == 2:
-            raise DTypeError(f"{where}: expected float32, float64 or complex numbers, got {dtypes.of(a.dtype)}; convert it first")
+            raise DTypeError(
+                f"{where}: expected float32, float64 or complex numbers, got {dtypes.of(a.dtype)}; convert it first"
+            )
     try:
         y = f(*map(be.to_numpy, arrays))
     except np.linalg.LinAlgError as error:
-        raise SingularError(f"{where}: {error}: expected a matrix of full rank (cholesky: positive definite), got one that is not") from None
+        raise SingularError(
+            f"{where}: {error}: expected a matrix of full rank (cholesky: positive definite), got one that is not"
+        ) from None
     index = be.index_of(arrays[0])
     if isinstance(y, tuple):
         return tuple(be.from_numpy(np.asarray(part), index) for part in y)

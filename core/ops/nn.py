@@ -1,4 +1,5 @@
-"""Ops of neural networks: convolution, pooling, softmax, losses, dropout. Layers and torch's signatures are in `core.nn`."""
+"""Ops of neural networks: convolution, pooling, softmax, losses, dropout. Layers and torch's signatures are in
+`core.nn`."""
 
 from __future__ import annotations
 
@@ -7,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from core import dtypes
+from core._tensor import _dim
 from core.backend.base import conv_out_shape
 from core.errors import ArgumentError, DTypeError, RangeError, ShapeError
 from core.ops.op import op
-from core._tensor import _dim
 
 # -- convolution ---------------------------------------------------------------------------------------------------------
 # Three bilinear ops; the gradients of each are the other two.
@@ -29,9 +30,13 @@ def _check_conv(x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any
     if b is not None and b.shape != w.shape[:1]:
         raise ShapeError(f"conv{n}d: expected bias ({w.shape[0]},) for weight {tuple(w.shape)}, got {tuple(b.shape)}")
     if x.dtype != w.dtype:
-        raise DTypeError(f"conv{n}d: expected input and weight of one dtype, got {dtypes.of(x.dtype)} and {dtypes.of(w.dtype)}")
+        raise DTypeError(
+            f"conv{n}d: expected input and weight of one dtype, got {dtypes.of(x.dtype)} and {dtypes.of(w.dtype)}"
+        )
     if min(stride) < 1 or min(dilation) < 1 or min(padding) < 0:
-        raise ArgumentError(f"conv{n}d: expected stride, dilation >= 1 and padding >= 0, got {stride}, {dilation}, {padding}")
+        raise ArgumentError(
+            f"conv{n}d: expected stride, dilation >= 1 and padding >= 0, got {stride}, {dilation}, {padding}"
+        )
     if min(conv_out_shape(x.shape[2:], w.shape[2:], stride, padding, dilation), default=1) < 1:
         raise ShapeError(
             f"conv{n}d: expected a padded input at least as large as the kernel {tuple(w.shape[2:])}, dilated by {dilation}, "
@@ -50,7 +55,8 @@ def _check_conv(x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any
     names=("input", "weight", "bias"),
 )
 def conv(be, x, w, b=None, *, stride, padding, dilation, groups):
-    """Cross-correlation (N, C, *in), (K, C/groups, *k) -> (N, K, *out); the other arguments are tuples, one number a dimension."""
+    """Cross-correlation (N, C, *in), (K, C/groups, *k) -> (N, K, *out); the other arguments are tuples, one number a
+    dimension."""
     _check_conv(x, w, b, stride, padding, dilation, groups)
     return be.conv(x, w, b, stride, padding, dilation, groups)
 
@@ -85,9 +91,12 @@ def conv_weight_grad(be, g, x, *, w_shape, stride, padding, dilation, groups):
 
 
 def pool_out_shape(size: Any, k: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, where: str) -> tuple[int, ...]:
-    """Like `conv_out_shape`, or rounded up; then the last window must still begin inside the input or its left padding."""
+    """Like `conv_out_shape`, or rounded up; then the last window must still begin inside the input or its left
+    padding."""
     if any(2 * p > n for p, n in zip(padding, k)):
-        raise ArgumentError(f"{where}: pad should be at most half of effective kernel size: expected padding <= {k} / 2, got {padding}")
+        raise ArgumentError(
+            f"{where}: pad should be at most half of effective kernel size: expected padding <= {k} / 2, got {padding}"
+        )
     if min(stride) < 1:
         raise ArgumentError(f"{where}: expected stride >= 1, got {stride}")
     out = conv_out_shape(size, k, stride, padding, dilation)
@@ -95,7 +104,9 @@ def pool_out_shape(size: Any, k: Any, stride: Any, padding: Any, dilation: Any, 
         up = [-(-(i + 2 * p - d * (n - 1) - 1) // s) + 1 for i, n, s, p, d in zip(size, k, stride, padding, dilation)]
         out = tuple(o - 1 if (o - 1) * s >= i + p else o for o, s, i, p in zip(up, stride, size, padding))
     if min(out) < 1:
-        raise ShapeError(f"{where}: expected an input that holds a window of {k}, got {tuple(size)}; the output would be {out}")
+        raise ShapeError(
+            f"{where}: expected an input that holds a window of {k}, got {tuple(size)}; the output would be {out}"
+        )
     return out
 
 
@@ -202,7 +213,9 @@ def log_softmax_grad(be, g, y, *, dim):
 def _check_classes(be: Any, logp: Any, target: Any, ignore_index: int, where: str) -> Any:
     """Class indices checked for dtype, shape and range; returns which are not ignored."""
     if target.dtype.kind not in "iu":
-        raise DTypeError(f"{where}: expected class indices of an integer dtype, got {dtypes.of(target.dtype)}; use target.long()")
+        raise DTypeError(
+            f"{where}: expected class indices of an integer dtype, got {dtypes.of(target.dtype)}; use target.long()"
+        )
     expected = logp.shape[:1] + logp.shape[2:] if logp.ndim > 1 else ()
     if target.shape != expected:
         raise ShapeError(
@@ -212,7 +225,9 @@ def _check_classes(be: Any, logp: Any, target: Any, ignore_index: int, where: st
     classes = logp.shape[1 if logp.ndim > 1 else 0]
     wrong = keep & ((target < 0) | (target >= classes))
     if be.device_type == "cpu" and wrong.any():
-        raise RangeError(f"{where}: Target {int(target[wrong].flat[0])} is out of bounds: expected classes 0 to {classes - 1}")
+        raise RangeError(
+            f"{where}: Target {int(target[wrong].flat[0])} is out of bounds: expected classes 0 to {classes - 1}"
+        )
     return keep
 
 
@@ -222,12 +237,16 @@ def _nll_dx(F, g, target, total, x_shape, w, ignore_index, reduction):
 
 @op(x=_nll_dx, aux=("total",), names=("input", "target", "weight"))
 def nll_loss(be, x, target, w=None, *, ignore_index=-100, reduction="mean"):
-    """−w[t]·x[t]: x (N, C, *) of log-probabilities or (C), target (N, *) of classes. `mean` divides by the weights of what is not ignored."""
+    """−w[t]·x[t]: x (N, C, *) of log-probabilities or (C), target (N, *) of classes. `mean` divides by the weights of
+    what is not ignored."""
     xp = be.xp
     keep = _check_classes(be, x, target, ignore_index, "nll_loss")
     classes = x.shape[1 if x.ndim > 1 else 0]
     if w is not None and w.shape != (classes,):
-        raise ShapeError(f"nll_loss: weight tensor should be defined for all classes: expected shape ({classes},), got {tuple(w.shape)}")
+        raise ShapeError(
+            f"nll_loss: weight tensor should be defined for all classes: expected shape ({classes},), got "
+            f"{tuple(w.shape)}"
+        )
     at = _class_index(xp, xp.where(keep, target, 0))
     loss = -x[at]
     weight = keep.astype(x.dtype) if w is None else xp.where(keep, w[xp.where(keep, target, 0)], 0)

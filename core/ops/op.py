@@ -173,6 +173,9 @@ class Op:
         mask &= self.rule_mask
         if mask and mode.grad:
             self._record(args, arrays, params, mask, be, outs, tensors)
+        elif mode.inference:
+            for t in tensors:
+                t._inference = True
         return tensors[0] if type(y) is not tuple or self.single else tuple(tensors)
 
     def _arrays(self, args: Sequence[Any]) -> tuple[list[Any], int, Backend]:
@@ -330,6 +333,11 @@ class OpNode(Node):
         values = [arrays[i] for i in plan.inputs]
         for i in plan.inputs if not plan.every else range(len(args)):
             if isinstance(args[i], Tensor) and (i or not ahead):
+                if args[i]._inference:
+                    raise GraphError(
+                        f"{op.name}: Inference tensors cannot be saved for backward: expected a tensor made outside of "
+                        "inference_mode, got one made inside; clone() it"
+                    )
                 counter = args[i]._counted()
                 marks.append((counter, counter[0]))
         for i in plan.outs:

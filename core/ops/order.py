@@ -128,7 +128,9 @@ def searchsorted(be, x, y, *, right=False, out_int32=False):
 def bincount(be, x, w=None, *, minlength=0):
     """How often each of 0, 1, … occurs in a vector, or the sum of the weights where it does."""
     if x.ndim != 1 or x.dtype.kind not in "iu" or (x.size and be.device_type == "cpu" and x.min() < 0):
-        raise ArgumentError(f"bincount: expected a vector of integers >= 0, got {dtypes.of(x.dtype)} of shape {tuple(x.shape)}")
+        raise ArgumentError(
+            f"bincount: expected a vector of integers >= 0, got {dtypes.of(x.dtype)} of shape {tuple(x.shape)}"
+        )
     counts = be.xp.bincount(x, w, minlength)
     return counts.astype(np.int64 if w is None else w.dtype if w.dtype == np.float32 else np.float64)
 

@@ -76,7 +76,11 @@ def log_ndtr(be, x):
         a, fraction = -low, -low
         for k in range(120, 0, -1):
             fraction = a + k / fraction
-        return xp.where(x < -1, -low * low / 2 - xp.log(fraction * math.sqrt(2 * math.pi)), xp.log1p(-_erfc(be, x / math.sqrt(2)) / 2))
+        return xp.where(
+            x < -1,
+            -low * low / 2 - xp.log(fraction * math.sqrt(2 * math.pi)),
+            xp.log1p(-_erfc(be, x / math.sqrt(2)) / 2),
+        )
 
     return _in_double(be, x, f)
 
@@ -84,7 +88,18 @@ def log_ndtr(be, x):
 # -- gamma functions ---------------------------------------------------------------------------------------------------------
 
 _SHIFT = 10  # how far x is moved up by the recurrence, to where the asymptotic series is exact
-_BERNOULLI = [1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510, 43867 / 798, -174611 / 330]  # B₂, B₄, …
+_BERNOULLI = [
+    1 / 6,
+    -1 / 30,
+    1 / 42,
+    -1 / 30,
+    5 / 66,
+    -691 / 2730,
+    7 / 6,
+    -3617 / 510,
+    43867 / 798,
+    -174611 / 330,
+]  # B₂, B₄, …
 
 
 def _lgamma(xp: Any, x: Any) -> Any:
@@ -103,7 +118,9 @@ def lgamma(be, x):
 
     def f(x: Any) -> Any:
         positive = _lgamma(xp, xp.where(x > 0, x, 1 - x))
-        y = xp.where(x > 0, positive, math.log(math.pi) - xp.log(xp.abs(xp.sin(math.pi * (x - xp.round(x))))) - positive)
+        y = xp.where(
+            x > 0, positive, math.log(math.pi) - xp.log(xp.abs(xp.sin(math.pi * (x - xp.round(x))))) - positive
+        )
         pole = (x <= 0) & (x == xp.floor(x))
         return xp.where(pole | xp.isinf(x), np.inf, y)
 
@@ -118,7 +135,9 @@ def digamma(be, x):
     def f(x: Any) -> Any:
         p = xp.where(x > 0, x, 1 - x)
         z = p + _SHIFT
-        y = xp.log(z) - 1 / (2 * z) - sum(b / (2 * j * z ** (2 * j)) for j, b in enumerate(_BERNOULLI[:8], 1))  # A&S 6.3.18
+        y = (
+            xp.log(z) - 1 / (2 * z) - sum(b / (2 * j * z ** (2 * j)) for j, b in enumerate(_BERNOULLI[:8], 1))
+        )  # A&S 6.3.18
         for k in range(_SHIFT):
             y = y - 1 / (p + k)
         y = xp.where(x > 0, y, y - math.pi / xp.tan(math.pi * (x - xp.round(x))))
@@ -179,7 +198,9 @@ def xlogy(be, x, y):
     x, y = promoted(x, y)
     x, y = (floating(be, v) if hasattr(v, "dtype") else v for v in (x, y))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return xp.where(xp.logical_and(x == 0, xp.logical_not(xp.isnan(y))), 0, x * xp.log(y)).astype((x if hasattr(x, "dtype") else y).dtype)
+        return xp.where(xp.logical_and(x == 0, xp.logical_not(xp.isnan(y))), 0, x * xp.log(y)).astype(
+            (x if hasattr(x, "dtype") else y).dtype
+        )
 
 
 @pointwise(
@@ -192,7 +213,9 @@ def xlog1py(be, x, y):
     x, y = promoted(x, y)
     x, y = (floating(be, v) if hasattr(v, "dtype") else v for v in (x, y))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return xp.where(xp.logical_and(x == 0, xp.logical_not(xp.isnan(y))), 0, x * xp.log1p(y)).astype((x if hasattr(x, "dtype") else y).dtype)
+        return xp.where(xp.logical_and(x == 0, xp.logical_not(xp.isnan(y))), 0, x * xp.log1p(y)).astype(
+            (x if hasattr(x, "dtype") else y).dtype
+        )
 
 
 @pointwise(x=lambda F, g, x: g * (F.log(x) + 1) * -1)
@@ -218,7 +241,9 @@ def logit(be, x, *, eps=None):
         return be.xp.log(x / (1 - x))
 
 
-@pointwise(x=lambda F, g, x, out: F.where(F.eq(x, 0), 0, g * F.div(F.cos(x * math.pi) - out, F.where(F.eq(x, 0), 1, x))))
+@pointwise(
+    x=lambda F, g, x, out: F.where(F.eq(x, 0), 0, g * F.div(F.cos(x * math.pi) - out, F.where(F.eq(x, 0), 1, x)))
+)
 def sinc(be, x):
     """sin(πx)/(πx), 1 at 0"""
     return be.xp.sinc(floating(be, x)).astype(floating(be, x).dtype)

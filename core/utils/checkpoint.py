@@ -25,14 +25,18 @@ def checkpoint(
     """function(*args, **kwargs), of which only the tensors in args are kept. The reentrant way takes no keyword arguments, as in torch."""
     if use_reentrant:
         if kwargs:
-            raise ArgumentError(f"checkpoint: expected no keyword arguments with use_reentrant=True, got {', '.join(kwargs)}")
+            raise ArgumentError(
+                f"checkpoint: expected no keyword arguments with use_reentrant=True, got {', '.join(kwargs)}"
+            )
         return _Reentrant.apply(function, preserve_rng_state, *args)
     if not mode.grad:
         return function(*args, **kwargs)
     return _without_reentry(function, args, kwargs, preserve_rng_state)
 
 
-def checkpoint_sequential(functions: Any, segments: int, input: Any, use_reentrant: bool | None = None, **kwargs: Any) -> Any:
+def checkpoint_sequential(
+    functions: Any, segments: int, input: Any, use_reentrant: bool | None = None, **kwargs: Any
+) -> Any:
     """A Sequential or list of functions in `segments` parts, each but the last checkpointed."""
     layers = list(functions.children()) if hasattr(functions, "children") else list(functions)
     size = len(layers) // segments
@@ -81,10 +85,16 @@ def _without_reentry(function: Any, args: Any, kwargs: Any, preserve: bool) -> A
             def keep(tensor: Tensor) -> None:
                 kept[next(again, -1)] = tensor.detach()
 
-            with _as_before(state, autocast), _grad_mode(True), autograd.graph.saved_tensors_hooks(keep, lambda packed: packed):
+            with (
+                _as_before(state, autocast),
+                _grad_mode(True),
+                autograd.graph.saved_tensors_hooks(keep, lambda packed: packed),
+            ):
                 function(*args, **kwargs)
             if number not in kept:
-                raise ArgumentError("checkpoint: expected the function to keep the same tensors both times, got fewer the second time")
+                raise ArgumentError(
+                    "checkpoint: expected the function to keep the same tensors both times, got fewer the second time"
+                )
         return kept.pop(number)
 
     with autograd.graph.saved_tensors_hooks(pack, unpack):
@@ -105,6 +115,10 @@ class _Reentrant(Function):
         args = [a.detach().requires_grad_(a.requires_grad) if isinstance(a, Tensor) else a for a in ctx.args]
         with _as_before(ctx.state, ctx.autocast), _grad_mode(True):
             outputs = ctx.function(*args)
-        pairs = [(y, g) for y, g in zip(outputs if isinstance(outputs, tuple) else (outputs,), grads) if isinstance(y, Tensor) and y.requires_grad]
+        pairs = [
+            (y, g)
+            for y, g in zip(outputs if isinstance(outputs, tuple) else (outputs,), grads)
+            if isinstance(y, Tensor) and y.requires_grad
+        ]
         autograd.backward([y for y, _ in pairs], [g for _, g in pairs])
         return (None, None, *(a.grad if isinstance(a, Tensor) else None for a in args))

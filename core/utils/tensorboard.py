@@ -22,12 +22,22 @@ def _number(value: Any) -> float:
 class SummaryWriter:
     """Writes scalars, histograms, images and text for TensorBoard into `log_dir`, by default runs/DATE_HOST."""
 
-    def __init__(self, log_dir: str | None = None, comment: str = "", purge_step: Any = None, max_queue: int = 10, flush_secs: int = 120, filename_suffix: str = ""):
+    def __init__(
+        self,
+        log_dir: str | None = None,
+        comment: str = "",
+        purge_step: Any = None,
+        max_queue: int = 10,
+        flush_secs: int = 120,
+        filename_suffix: str = "",
+    ):
         try:
             from tensorboard.compat.proto.summary_pb2 import Summary
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError:
-            raise MissingLibraryError("SummaryWriter needs the library tensorboard, which is not installed; pip install tensorboard") from None
+            raise MissingLibraryError(
+                "SummaryWriter needs the library tensorboard, which is not installed; pip install tensorboard"
+            ) from None
         self.log_dir = log_dir or os.path.join("runs", time.strftime("%b%d_%H-%M-%S_") + socket.gethostname() + comment)
         self._summary = Summary
         self._writer = EventFileWriter(self.log_dir, max_queue, flush_secs, filename_suffix)
@@ -35,7 +45,10 @@ class SummaryWriter:
     def _add(self, step: Any, walltime: Any, **value: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
 
-        event = Event(wall_time=time.time() if walltime is None else walltime, summary=self._summary(value=[self._summary.Value(**value)]))
+        event = Event(
+            wall_time=time.time() if walltime is None else walltime,
+            summary=self._summary(value=[self._summary.Value(**value)]),
+        )
         if step is not None:
             event.step = int(step)
         self._writer.add_event(event)
@@ -44,23 +57,35 @@ class SummaryWriter:
         """One number."""
         self._add(global_step, walltime, tag=tag, simple_value=_number(scalar_value))
 
-    def add_scalars(self, main_tag: str, tag_scalar_dict: dict[str, Any], global_step: Any = None, walltime: Any = None) -> None:
+    def add_scalars(
+        self, main_tag: str, tag_scalar_dict: dict[str, Any], global_step: Any = None, walltime: Any = None
+    ) -> None:
         """Several numbers, under main_tag/name."""
         for name, value in tag_scalar_dict.items():
             self.add_scalar(f"{main_tag}/{name}", value, global_step, walltime)
 
-    def add_histogram(self, tag: str, values: Any, global_step: Any = None, bins: Any = "auto", walltime: Any = None, **_: Any) -> None:
+    def add_histogram(
+        self, tag: str, values: Any, global_step: Any = None, bins: Any = "auto", walltime: Any = None, **_: Any
+    ) -> None:
         """How values are distributed."""
         from tensorboard.compat.proto.summary_pb2 import HistogramProto
 
         v = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64).reshape(-1)
         counts, edges = np.histogram(v, 64 if bins in ("auto", "tensorflow", "fd") else bins)
         histogram = HistogramProto(
-            min=v.min(), max=v.max(), num=v.size, sum=v.sum(), sum_squares=(v * v).sum(), bucket_limit=edges[1:].tolist(), bucket=counts.tolist()
+            min=v.min(),
+            max=v.max(),
+            num=v.size,
+            sum=v.sum(),
+            sum_squares=(v * v).sum(),
+            bucket_limit=edges[1:].tolist(),
+            bucket=counts.tolist(),
         )
         self._add(global_step, walltime, tag=tag, histo=histogram)
 
-    def add_image(self, tag: str, img_tensor: Any, global_step: Any = None, walltime: Any = None, dataformats: str = "CHW") -> None:
+    def add_image(
+        self, tag: str, img_tensor: Any, global_step: Any = None, walltime: Any = None, dataformats: str = "CHW"
+    ) -> None:
         """One picture, its dimensions in the order of `dataformats`; floats from 0 to 1, or uint8."""
         import io
 
@@ -72,14 +97,25 @@ class SummaryWriter:
         a = a.squeeze(-1) if a.ndim == 3 and a.shape[-1] == 1 else a
         stream = io.BytesIO()
         Image.fromarray(a).save(stream, "PNG")
-        picture = self._summary.Image(height=a.shape[0], width=a.shape[1], colorspace=3 if a.ndim == 3 else 1, encoded_image_string=stream.getvalue())
+        picture = self._summary.Image(
+            height=a.shape[0],
+            width=a.shape[1],
+            colorspace=3 if a.ndim == 3 else 1,
+            encoded_image_string=stream.getvalue(),
+        )
         self._add(global_step, walltime, tag=tag, image=picture)
 
     def add_text(self, tag: str, text_string: str, global_step: Any = None, walltime: Any = None) -> None:
         """A text, in Markdown."""
         from tensorboard.plugins.text.summary_v2 import text_pb
 
-        self._add(global_step, walltime, tag=f"{tag}/text_summary", tensor=text_pb(tag, text_string).value[0].tensor, metadata=text_pb(tag, text_string).value[0].metadata)
+        self._add(
+            global_step,
+            walltime,
+            tag=f"{tag}/text_summary",
+            tensor=text_pb(tag, text_string).value[0].tensor,
+            metadata=text_pb(tag, text_string).value[0].metadata,
+        )
 
     def flush(self) -> None:
         """Write what is waiting."""

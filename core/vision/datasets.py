@@ -141,7 +141,8 @@ class KMNIST(MNIST):
 class CIFAR10(Dataset):
     """Colour photographs of 10 things: 50,000 to train, 10,000 to test, 32 × 32. Krizhevsky 2009.
 
-    `data` is a uint8 array (N, 32, 32, 3), `targets` a list; an item is (array (32, 32, 3), class). Read from the binary version: no pickle.
+    `data` is a uint8 array (N, 32, 32, 3), `targets` a list; an item is (array (32, 32, 3),
+    class). Read from the binary version: no pickle.
     """
 
     mirrors = ("https://www.cs.toronto.edu/~kriz/",)
@@ -159,7 +160,9 @@ class CIFAR10(Dataset):
         with tarfile.open(path) as tar:
             found = {Path(m.name).name: m for m in tar.getmembers() if m.isfile()}
             for name in self.members[train]:
-                records.append(np.frombuffer(_member(tar, found, name), dtype=np.uint8).reshape(-1, self.label_bytes + 3072))
+                records.append(
+                    np.frombuffer(_member(tar, found, name), dtype=np.uint8).reshape(-1, self.label_bytes + 3072)
+                )
             self.classes = _member(tar, found, self.names).decode().split()
         self.class_to_idx = {name: k for k, name in enumerate(self.classes)}
         rows = np.concatenate(records)
@@ -208,7 +211,14 @@ def default_loader(path: Any) -> Any:
 class ImageFolder(Dataset):
     """root/CLASS/picture: an item is (PIL image, number of the class); classes are in alphabetical order."""
 
-    def __init__(self, root: Any, transform: Any = None, target_transform: Any = None, loader: Any = default_loader, is_valid_file: Any = None):
+    def __init__(
+        self,
+        root: Any,
+        transform: Any = None,
+        target_transform: Any = None,
+        loader: Any = default_loader,
+        is_valid_file: Any = None,
+    ):
         self.root, self.transform, self.target_transform, self.loader = Path(root), transform, target_transform, loader
         self.classes = sorted(p.name for p in self.root.iterdir() if p.is_dir()) if self.root.is_dir() else []
         if not self.classes:
@@ -216,7 +226,10 @@ class ImageFolder(Dataset):
         self.class_to_idx = {name: k for k, name in enumerate(self.classes)}
         valid = is_valid_file or (lambda path: path.lower().endswith(IMAGE_EXTENSIONS))
         self.samples = [
-            (str(p), k) for name, k in self.class_to_idx.items() for p in sorted((self.root / name).rglob("*")) if p.is_file() and valid(str(p))
+            (str(p), k)
+            for name, k in self.class_to_idx.items()
+            for p in sorted((self.root / name).rglob("*"))
+            if p.is_file() and valid(str(p))
         ]
         self.imgs = self.samples
         self.targets = [k for _, k in self.samples]

@@ -13,7 +13,13 @@ __all__ = ["make_grid", "save_image"]
 
 
 def make_grid(
-    tensor: Any, nrow: int = 8, padding: int = 2, normalize: bool = False, value_range: Any = None, scale_each: bool = False, pad_value: float = 0.0
+    tensor: Any,
+    nrow: int = 8,
+    padding: int = 2,
+    normalize: bool = False,
+    value_range: Any = None,
+    scale_each: bool = False,
+    pad_value: float = 0.0,
 ) -> Tensor:
     """(N, C, H, W), or a list of (C, H, W), as one picture (3, …): rows of `nrow`, `padding` pixels between."""
     x = core.stack(list(tensor)) if isinstance(tensor, (list, tuple)) else tensor

@@ -1,13 +1,14 @@
 """NCCL: collectives on arrays of GPUs, from GPU to GPU.
 
 Contract
-- Arrays of the host, single messages between ranks, barriers and the start go over another transport, the carrier. Arrays of a GPU, one-dimensional
-  and contiguous, go over NCCL, one GPU a process.
-- A collective on a GPU's array is put on a stream of its own and returns at once. It begins after the work that was on the current stream, so it runs beside what
-  comes there later; `flush` lets the current stream wait for it, without stopping the host. So all of it can be captured in a CUDA graph;
-  then capture and launches must be the same on all ranks.
-- A dead or late peer is, to NCCL, a kernel that never ends. A thread watches: when a collective is not done by its deadline, or NCCL reports an error, it aborts
-  the communicator, which ends the kernels, and every later call raises. `synchronize` waits on the host in this way; nothing else should.
+- Arrays of the host, single messages between ranks, barriers and the start go over another transport, the carrier. Arrays of a GPU, one-
+  dimensional and contiguous, go over NCCL, one GPU a process.
+- A collective on a GPU's array is put on a stream of its own and returns at once. It begins after the work that was on the current
+  stream, so it runs beside what comes there later; `flush` lets the current stream wait for it, without stopping the host. So all of it
+  can be captured in a CUDA graph; then capture and launches must be the same on all ranks.
+- A dead or late peer is, to NCCL, a kernel that never ends. A thread watches: when a collective is not done by its deadline, or NCCL
+  reports an error, it aborts the communicator, which ends the kernels, and every later call raises. `synchronize` waits on the host in
+  this way; nothing else should.
 - Ranks that make different calls are not told apart from late ones: agreeing first would cost more than the call.
 
 `min` and `max` of NaN are NCCL's; `band`, `bor`, `bxor`, bool and complex numbers it has not got.

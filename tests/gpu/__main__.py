@@ -1,8 +1,9 @@
-"""Everything that needs a GPU, in one run and one report: `python -m tests.gpu [REPORT.md]`, on a machine with a GPU and the extra `cuda13`.
+"""Everything that needs a GPU, in one run and one report: `python -m tests.gpu [REPORT.md]`, on a machine with a GPU and the extra
+`cuda13`.
 
-Sections: who computes; the op table against NumPy; kernels, products, convolution and attention against float64; graphs; memory; NCCL with one
-rank; benchmark rows, beside PyTorch's where it is installed. A check that raises is a failed row and stops nothing. Exit status: 0 if every check passed, 1
-if one failed, 2 if there is no GPU.
+Sections: who computes; the op table against NumPy; kernels, products, convolution and attention against float64; graphs; memory; NCCL
+with one rank; benchmark rows, beside PyTorch's where it is installed. A check that raises is a failed row and stops nothing. Exit status:
+0 if every check passed, 1 if one failed, 2 if there is no GPU.
 """
 
 from __future__ import annotations

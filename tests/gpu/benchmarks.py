@@ -1,4 +1,5 @@
-"""The benchmark rows of `python -m tests.gpu`: ours, and the same in PyTorch where it is installed. Times are medians over synchronised runs."""
+"""The benchmark rows of `python -m tests.gpu`: ours, and the same in PyTorch where it is installed. Times are medians over synchronised
+runs."""
 
 from __future__ import annotations
 

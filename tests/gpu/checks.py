@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -226,35 +227,32 @@ def convolutions() -> Rows:
     for dtype in DTYPES:
         for number, (x_shape, w_shape, *places, groups) in enumerate(CONVOLUTIONS):
             for last in (False, True):
-
-                def check(x_shape: Any = x_shape, w_shape: Any = w_shape, places: Any = places, groups: int = groups, dtype: str = dtype, last: bool = last) -> str:  # fmt: skip
-                    be = gpu()
-                    tf32, be.dnn.tf32 = be.dnn.tf32, False
-                    try:
-                        x, w = drawn(dtype, *x_shape), drawn(dtype, *w_shape, seed=1) * DTYPES[dtype](0.1)
-                        g = drawn(
-                            dtype, x_shape[0], w_shape[0], *conv_out_shape(x_shape[2:], w_shape[2:], *places), seed=2
-                        )
-                        xs, ws, gs = up(x, w, g)
-                        if last:
-                            xs, gs = (
-                                be.xp.moveaxis(be.xp.ascontiguousarray(be.xp.moveaxis(a, 1, -1)), -1, 1)
-                                for a in (xs, gs)
-                            )
-                        agree(
-                            be.conv(xs, ws, None, *places, groups),
-                            ORACLE.conv(*wide(x, w), None, *places, groups),
-                            dtype,
-                            2,
-                        )
-                        expected = ORACLE.conv_input_grad(*wide(g, w), x_shape, *places, groups)
-                        agree(be.conv_input_grad(gs, ws, x_shape, *places, groups), expected, dtype, 2)
-                        expected = ORACLE.conv_weight_grad(*wide(g, x), w_shape, *places, groups)
-                        return agree(be.conv_weight_grad(gs, xs, w_shape, *places, groups), expected, dtype, 2)
-                    finally:
-                        be.dnn.tf32 = tf32
-
+                check = partial(convolved, dtype, last, x_shape, w_shape, places, groups)
                 yield f"{dtype} {number}{' channels-last' if last else ''}", check
+
+
+def convolved(dtype: str, last: bool, x_shape: Any, w_shape: Any, places: Any, groups: int) -> str:
+    """All three products."""
+    be = gpu()
+    tf32, be.dnn.tf32 = be.dnn.tf32, False
+    try:
+        x, w = drawn(dtype, *x_shape), drawn(dtype, *w_shape, seed=1) * DTYPES[dtype](0.1)
+        g = drawn(dtype, x_shape[0], w_shape[0], *conv_out_shape(x_shape[2:], w_shape[2:], *places), seed=2)
+        xs, ws, gs = up(x, w, g)
+        if last:
+            xs, gs = (be.xp.moveaxis(be.xp.ascontiguousarray(be.xp.moveaxis(a, 1, -1)), -1, 1) for a in (xs, gs))
+        agree(
+            be.conv(xs, ws, None, *places, groups),
+            ORACLE.conv(*wide(x, w), None, *places, groups),
+            dtype,
+            2,
+        )
+        expected = ORACLE.conv_input_grad(*wide(g, w), x_shape, *places, groups)
+        agree(be.conv_input_grad(gs, ws, x_shape, *places, groups), expected, dtype, 2)
+        expected = ORACLE.conv_weight_grad(*wide(g, x), w_shape, *places, groups)
+        return agree(be.conv_weight_grad(gs, xs, w_shape, *places, groups), expected, dtype, 2)
+    finally:
+        be.dnn.tf32 = tf32
 
 
 def attention() -> Rows:

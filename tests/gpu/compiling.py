@@ -1,7 +1,8 @@
 """Compiles every kernel of the table to machine code, without a GPU: `python -m tests.gpu.compiling [ARCH …]` prints registers and spills.
 
-Needs CuPy and NVRTC with CUDA's headers (`pip install 'lockstep-ddp[gpu-check]'`), no driver. NVRTC is called as CuPy calls it for a RawModule; its public
-way in asks for a device even if it is told the architecture, so this uses a private class, and CuPy's version is pinned by the extra.
+Needs CuPy and NVRTC with CUDA's headers (`pip install 'lockstep-ddp[gpu-check]'`), no driver. NVRTC is called as CuPy calls it for a
+RawModule; its public way in asks for a device even if it is told the architecture, so this uses a private class, and CuPy's version is
+pinned by the extra.
 """
 
 from __future__ import annotations

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-LIBRARIES = "numpy ml_dtypes cupy-cuda13x nvmath-python nvidia-cudnn-frontend nvidia-cudnn-cu13 nvidia-cublas nvidia-cuda-nvrtc nvidia-nccl-cu13 torch"
+LIBRARIES = (
+    "numpy ml_dtypes cupy-cuda13x nvmath-python nvidia-cudnn-frontend nvidia-cudnn-cu13 nvidia-cublas nvidia-cuda-nvrtc "
+    "nvidia-nccl-cu13 torch"
+)
 
 
 class Check(NamedTuple):
@@ -21,7 +24,8 @@ class Check(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """One benchmark row; milliseconds, the median. `torch_ms` is None where PyTorch is not installed, `share` is of a ceiling that was measured."""
+    """One benchmark row; milliseconds, the median. `torch_ms` is None where PyTorch is not installed, `share` is of a ceiling that was
+    measured."""
 
     name: str
     ours_ms: float

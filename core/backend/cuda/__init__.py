@@ -6,8 +6,9 @@
     rows, channels, pooling, pointwise, embedding, optimizers, philox    the host sides of those kernels
     memory    the allocator that counts, pinned memory
 
-Contract: no other room imports cupy, and none here does before a GPU is asked for. Each of the above may be absent (a library is not installed, a
-dtype or layout is not its case): then it declines by returning None, and the plain kernel of `core.backend.base` computes on CuPy's arrays.
+Contract: no other room imports cupy, and none here does before a GPU is asked for. Each of the above may be absent (a library is not
+installed, a dtype or layout is not its case): then it declines by returning None, and the plain kernel of `core.backend.base` computes on
+CuPy's arrays.
 """
 
 from core.backend.cuda.member import CUDABackend, is_available

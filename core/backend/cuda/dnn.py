@@ -1,8 +1,9 @@
 """Convolution and attention by cuDNN's graph API (`nvidia-cudnn-frontend`), on pointers; no torch needed.
 
-A plan is built for each shape, layout and dtype, which takes a quarter of a second where cuDNN compiles at run time: warm up before capturing a graph.
-Tensors go in as they lie; tensor cores want channels-last, and cuDNN transposes inside where they are not. Each function returns None where
-cuDNN has no plan, or the arrays are not its case. Batch normalisation is in `channels`, for the reason given there.
+A plan is built for each shape, layout and dtype, which takes a quarter of a second where cuDNN compiles at run time: warm up before
+capturing a graph. Tensors go in as they lie; tensor cores want channels-last, and cuDNN transposes inside where they are not. Each
+function returns None where cuDNN has no plan, or the arrays are not its case. Batch normalisation is in `channels`, for the reason given
+there.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ class DNN:
                 "nvrtc"
             )  # cuDNN compiles at run time and does not find NVRTC's builtins in the pip layout by itself
             import cudnn
+
+            handle = cudnn.create_handle()  # of the current device; an error if there is the frontend and no cuDNN
         except (ImportError, RuntimeError):
             raise missing_library("nvidia-cudnn-frontend", "convolution and attention by cuDNN", "cuda13") from None
         self._xp, self._cudnn = xp, cudnn
-        self._handles: dict[int, Any] = {}
+        self._handles: dict[int, Any] = {int(xp.cuda.runtime.getDevice()): handle}
         self._plans: dict[Any, _Plan | None] = {}
         self._lock = threading.Lock()  # a handle serves one stream at a time
         self.tf32 = True  # whether float32 convolutions may round their operands to TF32; torch's default

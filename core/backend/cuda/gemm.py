@@ -1,10 +1,12 @@
-"""Every product of matrices, by cuBLASLt through nvmath's bindings: operands as they lie, batches by strides, bias and GELU in the same call.
+"""Every product of matrices, by cuBLASLt through nvmath's bindings: operands as they lie, batches by strides, bias and GELU in the same
+call.
 
-CuPy's own product copies batched operands, widens or refuses their two-byte types, and cannot be captured in a graph; it is only what answers
-without nvmath. float16 and bfloat16 are accumulated in float32.
+CuPy's own product copies batched operands, widens or refuses their two-byte types, and cannot be captured in a graph; it is only what
+answers without nvmath. float16 and bfloat16 are accumulated in float32.
 
 cuBLASLt counts columns first. A row-major matrix of ours is, read that way, its transpose; so for Z = X Y we ask for Zᵀ = Yᵀ Xᵀ, and a
-matrix that lies the other way round costs no more than a flag. A plan (descriptors and the algorithm that cuBLASLt suggests) is kept for each shape.
+matrix that lies the other way round costs no more than a flag. A plan (descriptors and the algorithm that cuBLASLt suggests) is kept for
+each shape.
 """
 
 from __future__ import annotations
@@ -74,10 +76,12 @@ class Gemm:
     def __init__(self, xp: Any):
         try:
             from nvmath.bindings import cublas, cublasLt
-        except ImportError:
+
+            handle = cublasLt.create()  # of the current device; an error if there are the bindings and no cuBLASLt
+        except (ImportError, RuntimeError):
             raise missing_library("nvmath-python", "products by cuBLASLt", "cuda13") from None
         self._xp, self._lt, self._compute = xp, cublasLt, cublas.ComputeType
-        self._handles: dict[int, int] = {}
+        self._handles: dict[int, int] = {int(xp.cuda.runtime.getDevice()): handle}
         self._workspaces: dict[
             tuple[int, int], Any
         ] = {}  # device and stream -> memory, our own so that captured graphs may keep its address
@@ -136,11 +140,10 @@ class Gemm:
     ) -> bool:
         xs, ys = (seen(a.shape, [s // a.itemsize for s in a.strides]) for a in (x, y))
         assert xs is not None and ys is not None
-        x_align, y_align, z_align = (min(p & -p, 256) for p in pointers)
-        alignments = (x_align, y_align, z_align)
-        product = Product(
-            x.shape[-2], y.shape[-1], x.shape[-1], xs, ys, batch, x_step, y_step, kind, alignments, bias is not None, gelu, self.tf32
-        )  # fmt: skip
+        x_at, y_at, z_at = pointers
+        alignments = _alignment(x_at), _alignment(y_at), _alignment(z_at)
+        (m, k), n, has_bias = x.shape[-2:], y.shape[-1], bias is not None
+        product = Product(m, n, k, xs, ys, batch, x_step, y_step, kind, alignments, has_bias, gelu, self.tf32)
         device = x.device.id
         with self._lock:
             if (device, product) not in self._plans:
@@ -152,12 +155,11 @@ class Gemm:
             workspace = self._workspace(device, stream)
             if bias is not None:
                 self._set("matmul_desc", plan.product, lt.MatmulDescAttribute.BIAS_POINTER, bias.data.ptr)
-            one, zero = self._scalars[np.float64 if kind == _DOUBLE else np.float32]
-            x_at, y_at, z_at = pointers
+            one, zero = (v.ctypes.data for v in self._scalars[np.float64 if kind == _DOUBLE else np.float32])
+            operands = one, y_at, plan.a, x_at, plan.b, zero, z_at, plan.d, z_at, plan.d
             lt.matmul(
-                self._handles[device], plan.product, one.ctypes.data, y_at, plan.a, x_at, plan.b, zero.ctypes.data, z_at, plan.d, z_at, plan.d,
-                plan.found.ptr, workspace.ptr, workspace.size, stream,
-            )  # fmt: skip
+                self._handles[device], plan.product, *operands, plan.found.ptr, workspace.ptr, workspace.size, stream
+            )
         return True
 
     def _workspace(self, device: int, stream: int) -> Any:
@@ -228,6 +230,11 @@ class _Plan(NamedTuple):
     b: int
     d: int
     found: Any  # cublasLtMatmulHeuristicResult_t, which begins with the algorithm
+
+
+def _alignment(pointer: int) -> int:
+    """The power of two that it is a multiple of; beyond 256 cuBLASLt does not ask."""
+    return min(pointer & -pointer, 256)
 
 
 def _batch_strides(a: Any, lead: Sequence[int]) -> list[int]:

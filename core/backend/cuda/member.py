@@ -238,8 +238,8 @@ class CUDABackend(Backend):
         return super().rms_norm_grad(g, x, w, rstd, axes) if found is None else found
 
     # -- attention -------------------------------------------------------------------------------------------------------
-    # What the gradient needs of cuDNN's forward pass, the output and ln Σ e^score, travels in the place of the probabilities, as one flat float32
-    # array: (1, n) for causal attention, (n,) without. No probabilities are of either shape: they have four dimensions there.
+    # What the gradient needs of cuDNN's forward pass, the output and ln Σ e^score, travels in the place of the probabilities, as one flat
+    # float32 array: (1, n) for causal attention, (n,) without. No probabilities are of either shape: they have four dimensions there.
 
     def attention(self, q: Any, k: Any, v: Any, mask: Any, drop: Any, causal: bool, scale: float) -> tuple[Any, Any]:
         found = (

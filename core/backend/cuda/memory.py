@@ -1,7 +1,7 @@
 """Memory of GPUs: an allocator that counts, and pinned memory of the host.
 
-CuPy's pool knows what is in use only by walking through it, and keeps no peak. So what it hands out is counted here: `Counter.malloc` is the
-allocator of the process, which costs about a microsecond for each array. Freeing is seen by the token that owns the block.
+CuPy's pool knows what is in use only by walking through it, and keeps no peak. So what it hands out is counted here: `Counter.malloc` is
+the allocator of the process, which costs about a microsecond for each array. Freeing is seen by the token that owns the block.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Statistics:
 
 
 class Counter:
-    """Wraps an allocator. A block may be freed by the garbage collector in the midst of anything, so changes queue up and one thread books them."""
+    """Wraps an allocator. A block may be freed by the garbage collector in the midst of anything, so changes queue up and one thread
+    books them."""
 
     def __init__(self, xp: Any):
         self._unowned, self._pointer = xp.cuda.UnownedMemory, xp.cuda.MemoryPointer

@@ -1,6 +1,7 @@
 """Optimizer steps over many parameters at once: the host side of `optimizers.cuh`. One launch for each 64 parameters of one dtype.
 
-Arrays are in C order and on one device. What a captured step must not freeze may live on the device, as float32 of one element: see `Control`.
+Arrays are in C order and on one device. What a captured step must not freeze may live on the device, as float32 of one element: see
+`Control`.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def adam_(
 ) -> None:  # fmt: skip
     """The rule of `core.optim.Adam` and `AdamW`, in place on xs, ms, vs and tops (amsgrad's, or None).
 
-    `step` is this step's number, the first is 1; or `steps` holds for each parameter, on the device, how many there were before, and is counted up.
+    `step` is this step's number, the first is 1; or `steps` holds for each parameter, on the device, how many there were before, and is
+    counted up.
     """
     number = accumulator(xs[0])
     corrections = (1.0, 1.0) if steps is not None else tuple(1 - beta**step for beta in betas)

@@ -87,7 +87,8 @@ def merged(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list
 
 
 def fused(be: Any) -> dict[Any, Callable[..., Any]]:
-    """Functions that stand in for ops of `core.ops`: by an op's name for its forward pass, by (name, number of an input) for a gradient rule.
+    """Functions that stand in for ops of `core.ops`: by an op's name for its forward pass, by (name, number of an input) for a gradient
+    rule.
 
     Each has the signature of what it stands in for and returns None where it declines.
     """

@@ -49,7 +49,8 @@ def cross_entropy(be: Any, x: Any, target: Any, w: Any, ignored: int) -> Any:
 
 
 def cross_entropy_grad(be: Any, g: Any, x: Any, target: Any, w: Any, lse: Any, total: Any, ignored: int) -> Any:
-    """(N, C): the gradient of `cross_entropy`; g (N) or, for a reduced loss, of one element; `total`: what a mean was divided by, or None."""
+    """(N, C): the gradient of `cross_entropy`; g (N) or, for a reduced loss, of one element; `total`: what a mean was divided by, or
+    None."""
     of, a = instance(be, "rows", x), accumulator(x)
     if of is None:
         return None

@@ -1,5 +1,7 @@
 """torch.nn.functional: layers and losses as functions, each family in its own file."""
 
+from typing import TYPE_CHECKING
+
 from core.nn.functional.activation import *  # noqa: F403
 from core.nn.functional.attention import *  # noqa: F403
 from core.nn.functional.conv import *  # noqa: F403
@@ -12,4 +14,5 @@ from core.nn.functional.pooling import *  # noqa: F403
 from core.nn.functional.sparse import *  # noqa: F403
 from core.nn.functional.vision import *  # noqa: F403
 
-__all__ = [name for name, value in globals().items() if callable(value) and name[0] != "_"]
+if not TYPE_CHECKING:  # a checker reads the imports themselves
+    __all__ = [name for name, value in globals().items() if callable(value) and name[0] != "_"]

@@ -1,5 +1,7 @@
 """The layers, each family in its own file, under torch's paths."""
 
+from typing import TYPE_CHECKING
+
 from core.nn.modules.activation import (
     CELU,
     ELU,
@@ -146,4 +148,5 @@ from core.nn.modules.transformer import (
 )  # fmt: skip
 from core.nn.modules.upsampling import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 
-__all__ = [name for name in globals() if name[0].isupper()]
+if not TYPE_CHECKING:  # a checker reads the imports themselves
+    __all__ = [name for name in globals() if name[0].isupper()]

@@ -10,4 +10,6 @@ from core.errors import ArgumentError
 def no_weights(weights: Any) -> None:
     """An error where trained weights are asked for."""
     if weights is not None:
-        raise ArgumentError(f"model: expected weights=None, got {weights!r}; load a file of torchvision's with load_state_dict(core.load(path))")
+        raise ArgumentError(
+            f"model: expected weights=None, got {weights!r}; load a file of torchvision's with load_state_dict(core.load(path))"
+        )

@@ -16,7 +16,12 @@ class LeNet(nn.Module):
     def __init__(self, num_classes: int = 10, in_channels: int = 1):
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(in_channels, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(5)
+            nn.Conv2d(in_channels, 6, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(5),
         )
         self.classifier = nn.Sequential(
             nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, num_classes)
@@ -91,7 +96,11 @@ def _features(depth: int, batch_norm: bool) -> nn.Sequential:
         if word == "M":
             layers.append(nn.MaxPool2d(2, 2))
             continue
-        layers += [nn.Conv2d(channels, int(word), 3, padding=1), *([nn.BatchNorm2d(int(word))] if batch_norm else []), nn.ReLU(inplace=True)]
+        layers += [
+            nn.Conv2d(channels, int(word), 3, padding=1),
+            *([nn.BatchNorm2d(int(word))] if batch_norm else []),
+            nn.ReLU(inplace=True),
+        ]
         channels = int(word)
     return nn.Sequential(*layers)
 

@@ -17,7 +17,9 @@ class MLPBlock(nn.Sequential):
     """Linear, GELU, Linear, each with dropout."""
 
     def __init__(self, in_dim: int, mlp_dim: int, dropout: float):
-        super().__init__(nn.Linear(in_dim, mlp_dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(mlp_dim, in_dim), nn.Dropout(dropout))
+        super().__init__(
+            nn.Linear(in_dim, mlp_dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(mlp_dim, in_dim), nn.Dropout(dropout)
+        )
         for k in (0, 3):
             nn.init.xavier_uniform_(self[k].weight)
             nn.init.normal_(self[k].bias, std=1e-6)
@@ -44,11 +46,23 @@ class EncoderBlock(nn.Module):
 class Encoder(nn.Module):
     """Positions, blocks, a LayerNorm."""
 
-    def __init__(self, seq_length: int, num_layers: int, num_heads: int, hidden_dim: int, mlp_dim: int, dropout: float, attention_dropout: float):
+    def __init__(
+        self,
+        seq_length: int,
+        num_layers: int,
+        num_heads: int,
+        hidden_dim: int,
+        mlp_dim: int,
+        dropout: float,
+        attention_dropout: float,
+    ):
         super().__init__()
         self.pos_embedding = nn.Parameter(core.empty(1, seq_length, hidden_dim).normal_(std=0.02))
         self.dropout = nn.Dropout(dropout)
-        blocks = OrderedDict((f"encoder_layer_{k}", EncoderBlock(num_heads, hidden_dim, mlp_dim, dropout, attention_dropout)) for k in range(num_layers))
+        blocks = OrderedDict(
+            (f"encoder_layer_{k}", EncoderBlock(num_heads, hidden_dim, mlp_dim, dropout, attention_dropout))
+            for k in range(num_layers)
+        )
         self.layers = nn.Sequential(blocks)
         self.ln = nn.LayerNorm(hidden_dim, eps=1e-6)
 
@@ -65,7 +79,9 @@ class VisionTransformer(nn.Module):
     ):  # fmt: skip
         super().__init__()
         if image_size % patch_size:
-            raise ShapeError(f"VisionTransformer: expected image_size divisible by patch_size, got {image_size} and {patch_size}")
+            raise ShapeError(
+                f"VisionTransformer: expected image_size divisible by patch_size, got {image_size} and {patch_size}"
+            )
         self.image_size, self.patch_size, self.hidden_dim = image_size, patch_size, hidden_dim
         self.conv_proj = nn.Conv2d(3, hidden_dim, patch_size, patch_size)
         self.class_token = nn.Parameter(core.zeros(1, 1, hidden_dim))
@@ -80,7 +96,9 @@ class VisionTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n, _, h, w = x.shape
         if h != self.image_size or w != self.image_size:
-            raise ShapeError(f"VisionTransformer: expected pictures of {self.image_size} x {self.image_size}, got {h} x {w}")
+            raise ShapeError(
+                f"VisionTransformer: expected pictures of {self.image_size} x {self.image_size}, got {h} x {w}"
+            )
         x = self.conv_proj(x).reshape(n, self.hidden_dim, -1).permute(0, 2, 1)  # (N, patches, hidden)
         x = core.cat([self.class_token.expand(n, -1, -1), x], dim=1)
         return self.heads(self.encoder(x)[:, 0])

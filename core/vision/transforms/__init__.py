@@ -15,8 +15,10 @@ from core.vision.transforms import functional
 from core.vision.transforms import functional as F
 
 __all__ = [
-    "CenterCrop", "ColorJitter", "Compose", "ConvertImageDtype", "Grayscale", "InterpolationMode", "Lambda", "Normalize", "PILToTensor", "Pad",
-    "RandomApply", "RandomChoice", "RandomCrop", "RandomErasing", "RandomGrayscale", "RandomHorizontalFlip", "RandomOrder", "RandomResizedCrop",
+    "CenterCrop", "ColorJitter", "Compose", "ConvertImageDtype", "Grayscale", "InterpolationMode", "Lambda", "Normalize",
+    "PILToTensor", "Pad",
+    "RandomApply", "RandomChoice", "RandomCrop", "RandomErasing", "RandomGrayscale", "RandomHorizontalFlip", "RandomOrder",
+    "RandomResizedCrop",
     "RandomRotation", "RandomVerticalFlip", "Resize", "ToPILImage", "ToTensor", "functional",
 ]  # fmt: skip
 
@@ -126,7 +128,13 @@ class Normalize(Module):
 class Resize(Module):
     """To (height, width), or to a length of the shorter edge."""
 
-    def __init__(self, size: Any, interpolation: Any = InterpolationMode.BILINEAR, max_size: int | None = None, antialias: Any = True):
+    def __init__(
+        self,
+        size: Any,
+        interpolation: Any = InterpolationMode.BILINEAR,
+        max_size: int | None = None,
+        antialias: Any = True,
+    ):
         super().__init__()
         self.size, self.interpolation, self.max_size, self.antialias = size, interpolation, max_size, antialias
 
@@ -207,7 +215,9 @@ class RandomGrayscale(Module):
 class RandomCrop(Module):
     """A part at a random place, after `padding`."""
 
-    def __init__(self, size: Any, padding: Any = None, pad_if_needed: bool = False, fill: Any = 0, padding_mode: str = "constant"):
+    def __init__(
+        self, size: Any, padding: Any = None, pad_if_needed: bool = False, fill: Any = 0, padding_mode: str = "constant"
+    ):
         super().__init__()
         self.size, self.padding, self.pad_if_needed = F.size_of(size), padding, pad_if_needed
         self.fill, self.padding_mode = fill, padding_mode
@@ -218,7 +228,9 @@ class RandomCrop(Module):
         _, h, w = F.get_dimensions(img)
         th, tw = output_size
         if h < th or w < tw:
-            raise ArgumentError(f"RandomCrop: expected a picture of at least {(th, tw)}, got {(h, w)}; pass padding or pad_if_needed")
+            raise ArgumentError(
+                f"RandomCrop: expected a picture of at least {(th, tw)}, got {(h, w)}; pass padding or pad_if_needed"
+            )
         if (w, h) == (tw, th):
             return 0, 0, h, w
         return _integer(h - th + 1), _integer(w - tw + 1), th, tw
@@ -238,7 +250,12 @@ class RandomResizedCrop(Module):
     """A part of random area and aspect ratio, resized."""
 
     def __init__(
-        self, size: Any, scale: Any = (0.08, 1.0), ratio: Any = (3 / 4, 4 / 3), interpolation: Any = InterpolationMode.BILINEAR, antialias: Any = True
+        self,
+        size: Any,
+        scale: Any = (0.08, 1.0),
+        ratio: Any = (3 / 4, 4 / 3),
+        interpolation: Any = InterpolationMode.BILINEAR,
+        antialias: Any = True,
     ):
         super().__init__()
         self.size, self.scale, self.ratio = F.size_of(size), scale, ratio
@@ -251,24 +268,35 @@ class RandomResizedCrop(Module):
         for _ in range(10):
             area = height * width * _uniform(scale[0], scale[1]).item()
             aspect = core.exp(_uniform(*core.log(core.tensor(ratio)).tolist())).item()
-            w, h = int(round(math.sqrt(area * aspect))), int(round(math.sqrt(area / aspect)))
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < w <= width and 0 < h <= height:
                 return _integer(height - h + 1), _integer(width - w + 1), h, w
         own = width / height
-        w = width if own < max(ratio) else int(round(height * max(ratio)))
-        h = height if own > min(ratio) else int(round(width / min(ratio)))
+        w = width if own < max(ratio) else round(height * max(ratio))
+        h = height if own > min(ratio) else round(width / min(ratio))
         return (height - h) // 2, (width - w) // 2, h, w
 
     def forward(self, img: Any) -> Any:
-        return F.resized_crop(img, *self.get_params(img, self.scale, self.ratio), self.size, self.interpolation, self.antialias)
+        return F.resized_crop(
+            img, *self.get_params(img, self.scale, self.ratio), self.size, self.interpolation, self.antialias
+        )
 
 
 class RandomRotation(Module):
     """Turned by an angle, in degrees, from −degrees to degrees, or from the first to the second."""
 
-    def __init__(self, degrees: Any, interpolation: Any = InterpolationMode.NEAREST, expand: bool = False, center: Any = None, fill: Any = 0):
+    def __init__(
+        self,
+        degrees: Any,
+        interpolation: Any = InterpolationMode.NEAREST,
+        expand: bool = False,
+        center: Any = None,
+        fill: Any = 0,
+    ):
         super().__init__()
-        self.degrees = [-float(degrees), float(degrees)] if isinstance(degrees, (int, float)) else [float(d) for d in degrees]
+        self.degrees = (
+            [-float(degrees), float(degrees)] if isinstance(degrees, (int, float)) else [float(d) for d in degrees]
+        )
         self.interpolation, self.expand, self.center, self.fill = interpolation, expand, center, fill
 
     def forward(self, img: Any) -> Any:
@@ -281,7 +309,9 @@ class ColorJitter(Module):
 
     def __init__(self, brightness: Any = 0, contrast: Any = 0, saturation: Any = 0, hue: Any = 0):
         super().__init__()
-        self.brightness, self.contrast, self.saturation = (self._range(v, 1.0) for v in (brightness, contrast, saturation))
+        self.brightness, self.contrast, self.saturation = (
+            self._range(v, 1.0) for v in (brightness, contrast, saturation)
+        )
         self.hue = self._range(hue, 0.0)
 
     @staticmethod
@@ -304,7 +334,9 @@ class ColorJitter(Module):
 class RandomErasing(Module):
     """With probability p, a rectangle of a tensor filled with a number, or with normal numbers ("random")."""
 
-    def __init__(self, p: float = 0.5, scale: Any = (0.02, 0.33), ratio: Any = (0.3, 3.3), value: Any = 0, inplace: bool = False):
+    def __init__(
+        self, p: float = 0.5, scale: Any = (0.02, 0.33), ratio: Any = (0.3, 3.3), value: Any = 0, inplace: bool = False
+    ):
         super().__init__()
         self.p, self.scale, self.ratio, self.value, self.inplace = p, scale, ratio, value, inplace
 
@@ -315,9 +347,13 @@ class RandomErasing(Module):
         for _ in range(10):
             area = height * width * _uniform(self.scale[0], self.scale[1]).item()
             aspect = core.exp(_uniform(*core.log(core.tensor(self.ratio)).tolist())).item()
-            h, w = int(round(math.sqrt(area * aspect))), int(round(math.sqrt(area / aspect)))
+            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if h < height and w < width:
-                v = core.empty([c, h, w]).normal_() if self.value == "random" else core.tensor(self.value, dtype=core.float32).reshape(-1, 1, 1)
+                v = (
+                    core.empty([c, h, w]).normal_()
+                    if self.value == "random"
+                    else core.tensor(self.value, dtype=core.float32).reshape(-1, 1, 1)
+                )
                 return F.erase(img, _integer(height - h + 1), _integer(width - w + 1), h, w, v, self.inplace)
         return img
 

@@ -1,6 +1,7 @@
 """Transformations of single pictures. A picture is a PIL image, an array (H, W) or (H, W, C) of uint8, or a tensor (C, H, W) or (H, W).
 
-PIL images stay PIL images, worked on by PIL; arrays become tensors. PIL is needed only for PIL images. Source of the conventions: torchvision.
+PIL images stay PIL images, worked on by PIL; arrays become tensors. PIL is needed only for PIL images. Source of the conventions:
+torchvision.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def pil(what: str) -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise MissingLibraryError(f"{what} needs the library Pillow, which is not installed; pip install pillow") from None
+        raise MissingLibraryError(
+            f"{what} needs the library Pillow, which is not installed; pip install pillow"
+        ) from None
     return Image
 
 
@@ -40,7 +43,9 @@ def as_tensor(picture: Any) -> Tensor:
         return picture
     if isinstance(picture, np.ndarray) and picture.ndim in (2, 3):
         return wrap(np.ascontiguousarray(picture if picture.ndim == 2 else picture.transpose(2, 0, 1)))
-    raise DTypeError(f"transform: expected a PIL image, an array (H, W[, C]) or a tensor (C, H, W), got {type(picture).__name__}")
+    raise DTypeError(
+        f"transform: expected a PIL image, an array (H, W[, C]) or a tensor (C, H, W), got {type(picture).__name__}"
+    )
 
 
 def get_dimensions(picture: Any) -> list[int]:
@@ -90,7 +95,9 @@ def to_pil_image(picture: Any, mode: str | None = None) -> Any:
 def normalize(x: Tensor, mean: Sequence[float], std: Sequence[float], inplace: bool = False) -> Tensor:
     """(x − mean) / std for each channel, of a float tensor (…, C, H, W)."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise DTypeError(f"normalize: expected a float tensor, got {getattr(x, 'dtype', type(x).__name__)}; use ToTensor first")
+        raise DTypeError(
+            f"normalize: expected a float tensor, got {getattr(x, 'dtype', type(x).__name__)}; use ToTensor first"
+        )
     m, s = (core.as_tensor(v, dtype=x.dtype, device=x.device).reshape(-1, 1, 1) for v in (mean, std))
     if (s == 0).any():
         raise ArgumentError(f"normalize: expected std > 0, got {std}")
@@ -133,7 +140,11 @@ def crop(picture: Any, top: int, left: int, height: int, width: int) -> Any:
 
 def pad(picture: Any, padding: Any, fill: Any = 0, padding_mode: str = "constant") -> Any:
     """A border: one width, (left and right, top and bottom), or (left, top, right, bottom)."""
-    p = [padding] * 4 if isinstance(padding, int) else list(padding) * (2 if len(padding) == 2 else 4 if len(padding) == 1 else 1)
+    p = (
+        [padding] * 4
+        if isinstance(padding, int)
+        else list(padding) * (2 if len(padding) == 2 else 4 if len(padding) == 1 else 1)
+    )
     left, top, right, bottom = p
     if is_pil(picture):
         if padding_mode == "constant":
@@ -156,7 +167,7 @@ def center_crop(picture: Any, output_size: Any) -> Any:
         dy, dx = max(th - h, 0), max(tw - w, 0)
         picture = pad(picture, [dx // 2, dy // 2, (dx + 1) // 2, (dy + 1) // 2])
         _, h, w = get_dimensions(picture)
-    return crop(picture, int(round((h - th) / 2.0)), int(round((w - tw) / 2.0)), th, tw)
+    return crop(picture, round((h - th) / 2.0), round((w - tw) / 2.0), th, tw)
 
 
 def size_of(size: Any) -> tuple[int, int]:
@@ -166,14 +177,20 @@ def size_of(size: Any) -> tuple[int, int]:
     return (size[0], size[0]) if len(size) == 1 else (size[0], size[1])
 
 
-def resize(picture: Any, size: Any, interpolation: Any = "bilinear", max_size: int | None = None, antialias: bool = True) -> Any:
+def resize(
+    picture: Any, size: Any, interpolation: Any = "bilinear", max_size: int | None = None, antialias: bool = True
+) -> Any:
     """To (height, width), or to a length of the shorter edge."""
     _, h, w = get_dimensions(picture)
     if isinstance(size, int) or len(size) == 1:
         short = size if isinstance(size, int) else size[0]
         new_h, new_w = (short, int(short * w / h)) if h <= w else (int(short * h / w), short)
         if max_size is not None and max(new_h, new_w) > max_size:
-            new_h, new_w = (int(max_size * new_h / new_w), max_size) if new_w > new_h else (max_size, int(max_size * new_w / new_h))
+            new_h, new_w = (
+                (int(max_size * new_h / new_w), max_size)
+                if new_w > new_h
+                else (max_size, int(max_size * new_w / new_h))
+            )
     else:
         new_h, new_w = size
     mode = str(getattr(interpolation, "value", interpolation)).lower()
@@ -184,24 +201,48 @@ def resize(picture: Any, size: Any, interpolation: Any = "bilinear", max_size: i
     t = as_tensor(picture)
     x = t.reshape(1, -1, h, w)
     smooth = mode in ("bilinear", "bicubic")
-    y = F.interpolate(x.float(), size=(new_h, new_w), mode=mode, **({"align_corners": False, "antialias": antialias} if smooth else {}))
+    y = F.interpolate(
+        x.float(),
+        size=(new_h, new_w),
+        mode=mode,
+        **({"align_corners": False, "antialias": antialias} if smooth else {}),
+    )
     y = y.reshape(*t.shape[:-2], new_h, new_w)
     return y if t.is_floating_point() else y.round().clamp(0, 255).to(t.dtype)
 
 
-def resized_crop(picture: Any, top: int, left: int, height: int, width: int, size: Any, interpolation: Any = "bilinear", antialias: bool = True) -> Any:
+def resized_crop(
+    picture: Any,
+    top: int,
+    left: int,
+    height: int,
+    width: int,
+    size: Any,
+    interpolation: Any = "bilinear",
+    antialias: bool = True,
+) -> Any:
     """A part, resized."""
     return resize(crop(picture, top, left, height, width), size, interpolation, antialias=antialias)
 
 
-def rotate(picture: Any, angle: float, interpolation: Any = "nearest", expand: bool = False, center: Any = None, fill: Any = 0) -> Any:
+def rotate(
+    picture: Any, angle: float, interpolation: Any = "nearest", expand: bool = False, center: Any = None, fill: Any = 0
+) -> Any:
     """Turned counter-clockwise, in degrees, about its middle; tensors by the nearest pixel, within their own frame."""
     if is_pil(picture):
         mode = str(getattr(interpolation, "value", interpolation)).lower()
         bands = len(picture.getbands())
-        return picture.rotate(angle, RESAMPLING[mode], expand, center, fillcolor=(fill,) * bands if bands > 1 and isinstance(fill, int) else fill)
+        return picture.rotate(
+            angle,
+            RESAMPLING[mode],
+            expand,
+            center,
+            fillcolor=(fill,) * bands if bands > 1 and isinstance(fill, int) else fill,
+        )
     if expand or str(getattr(interpolation, "value", interpolation)).lower() != "nearest":
-        raise ArgumentError("rotate: expected interpolation nearest and expand=False for a tensor; convert it by to_pil_image for others")
+        raise ArgumentError(
+            "rotate: expected interpolation nearest and expand=False for a tensor; convert it by to_pil_image for others"
+        )
     t = as_tensor(picture)
     h, w = t.shape[-2:]
     cy, cx = ((h - 1) / 2, (w - 1) / 2) if center is None else (center[1] - 0.5, center[0] - 0.5)
@@ -290,7 +331,11 @@ def adjust_hue(picture: Any, factor: float) -> Any:
         return t
     rgb = (t if t.is_floating_point() else t.float() / 255).numpy()
     turned = _from_hsv(*_to_hsv(rgb, factor))
-    return wrap(turned.astype(t.dtype.numpy)) if t.is_floating_point() else wrap((turned * 255).round().astype(t.dtype.numpy))
+    return (
+        wrap(turned.astype(t.dtype.numpy))
+        if t.is_floating_point()
+        else wrap((turned * 255).round().astype(t.dtype.numpy))
+    )
 
 
 def _to_hsv(rgb: np.ndarray, turn: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

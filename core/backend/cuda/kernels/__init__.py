@@ -1,8 +1,8 @@
 """The table of our CUDA kernels: sources, the types they are compiled for, and the text that a compiler gets.
 
-A source is a `.cuh` file of this folder, or is generated (`pointwise`). It is compiled as a whole for a pair of types: T of elements and W of weights,
-indices or whatever the file says. So names need no mangling, and CuPy keeps each binary on disk by its text. What is in the table is compiled
-for three architectures and executed on the CPU in the tests; what is not in it cannot be launched.
+A source is a `.cuh` file of this folder, or is generated (`pointwise`). It is compiled as a whole for a pair of types: T of elements and
+W of weights, indices or whatever the file says. So names need no mangling, and CuPy keeps each binary on disk by its text. What is in the
+table is compiled for three architectures and executed on the CPU in the tests; what is not in it cannot be launched.
 """
 
 from __future__ import annotations

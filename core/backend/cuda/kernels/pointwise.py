@@ -1,8 +1,9 @@
 """Chains of elementwise arithmetic as one kernel each, generated from expressions.
 
-A row is an expression in C over its arrays and numbers, all of them read as A (float, or double for float64); functions are in `pointwise.cuh`. From it
-come two kernels: `flat` moves 16 bytes at a time over arrays that lie alike, `strided` broadcasts and transposes. A row whose name is that of
-an op computes that op, `OP.INPUT` its gradient for an input: `g` times the derivative, as its rule in `core.ops` says.
+A row is an expression in C over its arrays and numbers, all of them read as A (float, or double for float64); functions are in
+`pointwise.cuh`. From it come two kernels: `flat` moves 16 bytes at a time over arrays that lie alike, `strided` broadcasts and
+transposes. A row whose name is that of an op computes that op, `OP.INPUT` its gradient for an input: `g` times the derivative, as its
+rule in `core.ops` says.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ ROWS: dict[str, Row] = {
     "gelu_tanh": Row("x", "A(0.5) * x * (A(1) + gelu_inner(x))"),
     "gelu_tanh.x": Row(
         "g x",
-        "t = gelu_inner(x); g * (A(0.5) * (A(1) + t) + A(0.5) * x * (A(1) - t * t) * (A(1) + A(0.134145) * x * x) * A(0.79788456080286535588))",
+        "t = gelu_inner(x); d = (A(1) + A(0.134145) * x * x) * A(0.79788456080286535588); "
+        "g * A(0.5) * (A(1) + t + x * (A(1) - t * t) * d)",
     ),
     "sigmoid": Row("x", "sigmoid(x)"),
     "sigmoid.x": Row("g y", "g * y * (A(1) - y)"),

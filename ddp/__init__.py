@@ -11,6 +11,7 @@ from typing import Any
 
 _HERE = Path(__file__).parent
 _HOMES = {
+    "DataParallel": "core.nn",  # torch keeps both under torch.nn.parallel
     "DistributedDataParallel": "ddp.parallel",
     "DistributedSampler": "ddp.sampler",
     "Lockstep": "ddp.lockstep",

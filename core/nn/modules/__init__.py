@@ -149,4 +149,4 @@ from core.nn.modules.transformer import (
 from core.nn.modules.upsampling import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 
 if not TYPE_CHECKING:  # a checker reads the imports themselves
-    __all__ = [name for name in globals() if name[0].isupper()]
+    __all__ = [name for name in globals() if name[0].isupper() and name != "TYPE_CHECKING"]

@@ -403,11 +403,12 @@ def a_late_message_is_no_failure_of_the_job(g: Group) -> None:
 
 def a_rank_that_left_is_named(g: Group) -> None:
     last = g.size - 1
-    g.barrier()
     if g.rank == last:
+        g.barrier()
         g.transport.close()
         return
     with pytest.raises(PeerLostError, match=f"rank {last} has left") as caught:
+        g.barrier()  # a slow rank may still be here when the others have found out
         g.all_reduce(np.zeros(10))
     assert caught.value.rank == last
 

@@ -318,12 +318,26 @@ def bernoulli(x: Tensor, *, generator: Any = None) -> Tensor:
     return _new((u.reshape(p.shape) < p).astype(p.dtype), p.shape, x.device, False)
 
 
-def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None) -> Tensor:
-    """(N, K) or (K) of weights >= 0 -> (N, num_samples) or (num_samples) indices drawn in proportion to them, int64.
+def draw_weighted(g: Generator, rows: np.ndarray, n: int, replacement: bool) -> np.ndarray:
+    """(N, K) of checked weights -> (N, n) int64, drawn by torch's rules on the CPU.
 
-    Torch's rules: without replacement, and for a single draw, the largest of weight / exponential; else the cumulative
-    distribution is searched for a uniform number. Source: aten/src/ATen/native/Distributions.cpp.
+    With replacement the cumulative distribution is searched for a uniform number; without, and for a single draw, it is the
+    n largest of weight / exponential. NumPy's log1p may differ from torch's in the last bit, so ratios that agree to 15 digits
+    may change places. Source: aten/src/ATen/native/Distributions.cpp.
     """
+    if replacement and n > 1:
+        cumulative = np.cumsum(rows, axis=1)
+        cumulative /= cumulative[:, -1:]
+        u = g.uniform(len(rows) * n, np.dtype(np.float64)).reshape(len(rows), n)
+        return np.stack([np.searchsorted(c, row) for c, row in zip(cumulative, u)]).astype(np.int64)
+    ratio = rows / g.exponential(rows.size).reshape(rows.shape).astype(rows.dtype)
+    if n == 1:
+        return ratio.argmax(1)[:, None].astype(np.int64)
+    return np.argsort(-ratio, axis=1, kind="stable")[:, :n].astype(np.int64)
+
+
+def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None) -> Tensor:
+    """(N, K) or (K) of weights >= 0 -> (N, num_samples) or (num_samples) indices drawn in proportion to them, int64."""
     g = generator or default_generator
     weights = input._host()
     if weights.ndim not in (1, 2):
@@ -335,15 +349,8 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, g
         raise ArgumentError(
             f"multinomial: cannot sample {num_samples} of {rows.shape[1]} without replacement; pass replacement=True"
         )
-    if replacement and num_samples > 1:
-        cumulative = np.cumsum(rows, axis=1)
-        cumulative /= cumulative[:, -1:]
-        u = g.uniform(len(rows) * num_samples, np.dtype(np.float64)).reshape(len(rows), num_samples)
-        index = np.stack([np.searchsorted(c, row) for c, row in zip(cumulative, u)])
-    else:
-        ratio = rows / g.exponential(rows.size).reshape(rows.shape).astype(rows.dtype)
-        index = ratio.argmax(1)[:, None] if num_samples == 1 else np.argsort(-ratio, axis=1, kind="stable")[:, :num_samples]
-    return _new(index.astype(np.int64), (*weights.shape[:-1], num_samples), input.device, False)
+    index = draw_weighted(g, rows, num_samples, replacement)
+    return _new(index, (*weights.shape[:-1], num_samples), input.device, False)
 
 
 def _float(dtype: Any, where: str) -> np.dtype:

@@ -85,7 +85,6 @@ class Op:
             **dict(zip(("input", "other"), self.inputs)),
             **dict(zip(names, self.inputs)),
         }
-        self.complete = len(self.defaults) == len(self.params)
 
         self.hidden = len(aux)
         self.single = len(outs) == 1 and bool(aux)  # of several outputs callers see one

@@ -164,12 +164,7 @@ def draw_seed(generator: rng.Generator | None = None) -> int:
 
 
 def _multinomial(weights: np.ndarray, n: int, replacement: bool, generator: rng.Generator) -> np.ndarray:
-    """(n,) int64, drawn by torch's rules for float64 weights on the CPU: aten/src/ATen/native/Distributions.cpp.
-
-    With replacement: the cumulative distribution is searched for a uniform number. Without, and for a single draw: the
-    n largest of weight / exponential. NumPy's log1p may differ from torch's in the last bit, so ratios that agree to
-    15 digits may change places.
-    """
+    """(n,) int64 indices in proportion to float64 weights (K,), which are checked."""
     if not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
         raise ArgumentError(
             f"WeightedRandomSampler: expected finite weights >= 0 of sum > 0, got {weights.min()} to {weights.max()}, "
@@ -179,11 +174,7 @@ def _multinomial(weights: np.ndarray, n: int, replacement: bool, generator: rng.
         raise ArgumentError(
             f"WeightedRandomSampler: expected num_samples <= {len(weights)} without replacement, got {n}"
         )
-    if replacement and n > 1:
-        cumulative = np.cumsum(weights)
-        return np.searchsorted(cumulative / cumulative[-1], generator.uniform(n, np.dtype(np.float64)))
-    exponential = -np.log1p(-generator.uniform(len(weights), np.dtype(np.float64)))
-    return np.argsort(-weights / exponential, kind="stable")[:n]
+    return rng.draw_weighted(generator, weights[None], n, replacement)[0]
 
 
 def _check_positive(where: str, name: str, value: Any) -> None:

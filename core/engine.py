@@ -20,22 +20,39 @@ from typing import Any
 
 from core.errors import GraphError
 
-_next_number = count().__next__
+next_number = count().__next__
 _by_number = attrgetter("number")
 
 # (target, output): the node and which of its outputs, or a leaf and 0
 Edge = tuple[Any, int]
 
 
-class _Mode(threading.local):
-    """What this thread records. Threads are independent: ranks may be threads."""
+class Recording:
+    """What a thread records. Slots: every op reads some of this."""
 
-    grad = True  # record a graph
-    inference = False  # inside of `inference_mode`
-    autocast: Any = None  # what converts the inputs of ops, inside of `autocast`
-    anomaly = False  # remember where each node was made, check gradients for NaN
-    callbacks: list[Callable[[], None]] | None = None  # to run when the current walk has ended
-    saved_hooks: tuple[tuple[Callable[[Any], Any], Callable[[Any], Any]], ...] = ()  # (pack, unpack), innermost last
+    __slots__ = ("grad", "inference", "autocast", "anomaly", "callbacks", "saved_hooks")
+
+    def __init__(self) -> None:
+        self.grad = True  # record a graph
+        self.inference = False  # inside of `inference_mode`
+        self.autocast: Any = None  # what converts the inputs of ops, inside of `autocast`
+        self.anomaly = False  # remember where each node was made, check gradients for NaN
+        self.callbacks: list[Callable[[], None]] | None = None  # to run when the current walk has ended
+        # (pack, unpack), innermost last
+        self.saved_hooks: tuple[tuple[Callable[[Any], Any], Callable[[Any], Any]], ...] = ()
+
+
+def _of_state(name: str) -> Any:
+    return property(lambda self: getattr(self.state, name), lambda self, value: setattr(self.state, name, value))
+
+
+class _Mode(threading.local):
+    """This thread's `Recording`, whole as `state`, and field by field. Threads are independent: ranks may be threads."""
+
+    def __init__(self) -> None:
+        self.state = Recording()
+
+    grad, inference, autocast, anomaly, callbacks, saved_hooks = map(_of_state, Recording.__slots__)
 
 
 mode = _Mode()
@@ -51,7 +68,7 @@ class Node:
     def __init__(self, edges: Sequence[Edge | None], outputs: int = 1):
         self.edges = edges
         self.outputs = outputs
-        self.number = _next_number()
+        self.number = next_number()
         self.hooks = self.prehooks = self.output_hooks = None
 
     def pull(self, grads: Any, create_graph: bool) -> Sequence[Any]:
@@ -171,13 +188,15 @@ def walk(
                 _leave(edge, pending, None if inputs is None else wanted, accumulate, create_graph, found)
         for node in order:
             grads = pending.pop(node, None)
-            ours.discard(node)
-            if grads is not None:
-                grads = _at_node(node, grads, wanted, create_graph, accumulate, found)
+            if ours:
+                ours.discard(node)
+            if grads is not None and (node.output_hooks or wanted):
+                grads = _at_node(node, grads, wanted, create_graph, found)
             if grads is None or (needed is not None and node not in needed):
                 pulled: Any = None
             else:
-                pulled = _pull(node, grads, create_graph)
+                hooked = node.prehooks or node.hooks
+                pulled = _pull(node, grads, create_graph) if hooked else node.pull(grads, create_graph)
                 if not retain_graph:
                     node.free()
             del grads
@@ -191,9 +210,10 @@ def walk(
                     and (needed is None or target in needed or to in wanted)
                 ):
                     _deposit(pending, ours, to, pulled[i], create_graph)
-                if target in uses:
-                    uses[target] -= 1
-                    if not uses[target] and target in pending:
+                left = uses.get(target)
+                if left is not None:
+                    uses[target] = left - 1
+                    if left == 1 and target in pending:
                         if pulled is not None:
                             _drop(pulled, i)  # so that the leaf may keep the array itself
                         _leave(to, pending, None if inputs is None else wanted, accumulate, create_graph, found)
@@ -276,9 +296,7 @@ def _leave(
         found[edge] = leaf._hooked(pending.pop(leaf), create_graph)
 
 
-def _at_node(
-    node: Node, grads: Any, wanted: set[Edge], create_graph: bool, accumulate: bool, found: dict[Edge, Any]
-) -> Any:
+def _at_node(node: Node, grads: Any, wanted: set[Edge], create_graph: bool, found: dict[Edge, Any]) -> Any:
     """Run the hooks on the node's outputs and note gradients that are wanted."""
     if node.output_hooks:
         # what keeps the gradient for `retain_grad` runs last and sees what the others made of it

@@ -118,6 +118,16 @@ def find(name: str) -> Any:
     raise AssertionError(f"no function or op is called {name}")
 
 
+def _operator(op: Any) -> Any:
+    """An op of one or two arrays as the function that Python's operator calls: nothing is left to bind."""
+    if not isinstance(op, Op) or op.arity > 2 or op.variadic:
+        return op
+    apply, defaults = op.apply, op.defaults
+    if op.arity == 1:
+        return lambda x: apply((x,), defaults)
+    return lambda x, y: apply((x, y), defaults)
+
+
 def _inplace(op: Op) -> Any:
     def method(self: Tensor, *args: Any, **params: Any) -> Tensor:
         return op.inplace(self, *args, **params)
@@ -176,7 +186,7 @@ def _like(fill: str) -> Any:
 
 
 def _reversed(name: str) -> Any:
-    op = find(name)
+    op = _operator(find(name))
 
     def method(self: Tensor, other: Any) -> Tensor:
         return op(other, self)
@@ -206,7 +216,7 @@ def bind() -> None:
     for name in RESHAPED:
         setattr(Tensor, name + "_", _reshaped(getattr(Tensor, name)))
     for dunder, name in OPERATORS.items():
-        setattr(Tensor, dunder, find(name))
+        setattr(Tensor, dunder, _operator(find(name)))
     for dunder, name in INPLACE_OPERATORS.items():
         setattr(Tensor, dunder, getattr(Tensor, name + "_"))
     for name, d in CASTS.items():

@@ -125,7 +125,7 @@ def _roots(tensors: Sequence[Any], weights: Any, create_graph: bool, where: str)
                     f"{where}: grad can be implicitly created only for scalar outputs: expected 1 element, got shape "
                     f"{tuple(t.shape)}; reduce it, or pass the gradient"
                 )
-            w = wrap(backend.of(t._a).xp.ones_like(t._a))
+            w = wrap(backend.of(t._a).xp.ones(t._a.shape, t._a.dtype))
         elif not isinstance(w, Tensor):
             raise ArgumentError(f"{where}: expected gradients that are Tensors or None, got {type(w).__name__}")
         elif w._a.shape != t._a.shape:

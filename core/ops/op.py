@@ -35,10 +35,13 @@ import numpy as np
 from core import backend, dtypes
 from core._tensor import Tensor, wrap
 from core.backend.base import Backend
-from core.engine import Edge, Node, mode, walk
+from core.engine import Edge, Node, mode, next_number, walk
 from core.errors import DeviceError, DTypeError, GraphError, ShapeError
 
 OPS: dict[str, Op] = {}  # every op by name; the tests hold it against their table
+
+_SMOOTH = "fcV"  # kinds of dtypes that can have a gradient; V is bfloat16
+_new = object.__new__
 
 # other names under which torch's functions know these parameters
 _ALIASES = {"axis": "dim", "keepdims": "keepdim", "axes": "dims"}
@@ -79,6 +82,7 @@ class Op:
         keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
         self.takes_out = any(p.name == "out" for p in keywords)
         self.params = [p.name for p in keywords if p.name != "out"]
+        self.param_names = frozenset(self.params)
         self.defaults = {p.name: p.default for p in keywords if p.default is not p.empty and p.name != "out"}
         self.public = {
             **dict(zip(self.inputs, self.inputs)),
@@ -97,12 +101,17 @@ class Op:
     # -- calling -------------------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **params: Any) -> Any:
-        if params or len(args) != self.arity or self.variadic:
-            bound, params = self._bind(args, params)
-            if "out" in params:
-                return _into(params.pop("out"), self.apply(bound, params))
-            return self.apply(bound, params)
-        return self.apply(args, self.defaults)
+        if len(args) == self.arity and not self.variadic:
+            if not params:
+                return self.apply(args, self.defaults)
+            if params.keys() <= self.param_names:
+                given = self.defaults | params
+                if len(given) == len(self.params):
+                    return self.apply(args, given)
+        bound, params = self._bind(args, params)
+        if "out" in params:
+            return _into(params.pop("out"), self.apply(bound, params))
+        return self.apply(bound, params)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else MethodType(self, instance)
@@ -153,29 +162,52 @@ class Op:
 
     def apply(self, args: Sequence[Any], params: dict[str, Any]) -> Any:
         """Compute, and record if a gradient may be wanted."""
-        if mode.autocast is not None:
-            args = mode.autocast.cast(self.name, args)
+        state = mode.state
+        if state.autocast is not None:
+            args = state.autocast.cast(self.name, args)
         arrays, mask, be = self._arrays(args)
         try:
             y = self.forward(be, *arrays, **params)
         except (ValueError, OverflowError) as error:
             self._explain(arrays, error)
             raise
-        if type(y) is not tuple:
-            outs: Sequence[Any] = (y if type(y) is be.array_type else be.as_array(y),)
-        else:
-            outs = [a if type(a) is be.array_type else be.as_array(a) for a in y]
+        if type(y) is tuple:
+            return self._several(args, arrays, params, mask, be, y)
+        if type(y) is not be.array_type:
+            y = be.as_array(y)
+        t: Tensor = _new(Tensor)
+        t._a = y
+        if self.view:
+            t._become_view(args[0], self, params)
+        if mask & self.rule_mask:
+            if state.grad and y.dtype.kind in _SMOOTH:
+                t._edge = OpNode(self, args, arrays, params, mask & self.rule_mask, be, (y,), (t,)), 0
+                t._requires_grad = True
+                return t
+        if state.inference:
+            t._inference = True
+        return t
+
+    def _several(
+        self, args: Sequence[Any], arrays: list[Any], params: dict[str, Any], mask: int, be: Backend, y: tuple[Any, ...]
+    ) -> Any:
+        """The rest of `apply` for a function that returned several arrays."""
+        outs = [a if type(a) is be.array_type else be.as_array(a) for a in y]
         tensors = [wrap(a) for a in outs[: len(outs) - self.hidden]]
         if self.view:
             for i, t in enumerate(tensors):
-                t._become_view(args[0], self, params, None if type(y) is not tuple else i)
+                t._become_view(args[0], self, params, i)
         mask &= self.rule_mask
-        if mask and mode.grad:
-            self._record(args, arrays, params, mask, be, outs, tensors)
+        smooth = [t for t in tensors if t._a.dtype.kind in _SMOOTH] if mask and mode.grad else []
+        if smooth:  # outputs that can have a gradient come first
+            node = OpNode(self, args, arrays, params, mask, be, outs, smooth)
+            for i, t in enumerate(smooth):
+                t._edge = (node, i)
+                t._requires_grad = True
         elif mode.inference:
             for t in tensors:
                 t._inference = True
-        return tensors[0] if type(y) is not tuple or self.single else tuple(tensors)
+        return tensors[0] if self.single else tuple(tensors)
 
     def _arrays(self, args: Sequence[Any]) -> tuple[list[Any], int, Backend]:
         """The raw arrays, which of them want a gradient (bit i for input i), and who computes."""
@@ -229,18 +261,6 @@ class Op:
         target = devices.pop()
         return [a.to(target) if isinstance(a, Tensor) else a for a in args]
 
-    def _record(
-        self, args: Sequence[Any], arrays: list[Any], params: dict[str, Any], mask: int, be: Backend,
-        outs: Sequence[Any], tensors: Sequence[Tensor],
-    ) -> None:  # fmt: skip
-        # outputs that can have a gradient come first; kind V is bfloat16
-        smooth = [t for t in tensors if t._a.dtype.kind in "fcV"]
-        if smooth:
-            node = OpNode(self, args, arrays, params, mask, be, outs, smooth)
-            for i, t in enumerate(smooth):
-                t._edge = (node, i)
-                t._requires_grad = True
-
     def plan(self, mask: int) -> _Plan:
         """What a node needs to keep if these inputs want a gradient."""
         mask = 1 if self.variadic else mask
@@ -293,10 +313,11 @@ class Op:
 class _Plan:
     """For one set of inputs that want a gradient: what to keep, and how to call each rule."""
 
-    __slots__ = ("inputs", "every", "outs", "shapes", "params", "rules")
+    __slots__ = ("wanted", "inputs", "every", "outs", "shapes", "params", "rules", "keeps")
 
     def __init__(self, op: Op, mask: int):
         wanted = [(i, op.rules[n]) for i, n in enumerate(op.inputs) if n in op.rules and mask >> i & 1]
+        self.wanted = [i for i, _ in wanted]
         names = {i: list(inspect.signature(rule).parameters)[2:] for i, rule in wanted}
         needs = dict.fromkeys(n for ns in names.values() for n in ns)
         self.every = op.variadic and op.inputs[0] in needs  # the list of all inputs
@@ -308,7 +329,11 @@ class _Plan:
         order += [op.inputs[0]] * self.every + [op.inputs[i] + "_shape" for i in self.shapes] + self.params
         for n in needs:
             assert n in order, f"{op.name}: a rule names '{n}', which is no input, parameter, shape or output"
-        self.rules = [(i, rule, [order.index(n) for n in names[i]]) for i, rule in wanted]
+        # a rule that takes all that is kept, as it is kept, has no list of its own
+        self.rules = [
+            (i, rule, None if names[i] == order else [order.index(n) for n in names[i]]) for i, rule in wanted
+        ]
+        self.keeps = bool(self.inputs or self.outs or self.every)  # arrays, so that there is something to free
 
 
 class OpNode(Node):
@@ -321,23 +346,30 @@ class OpNode(Node):
         outs: Sequence[Any], tensors: Sequence[Tensor], ahead: int = 0,
     ):  # fmt: skip
         """`ahead`: how many writes to the output are about to be counted (1 in place)."""
-        edges: list[Edge | None] = []
-        for i, a in enumerate(args):
-            edges.append(a._graph_edge() if mask >> i & 1 else None)
-        Node.__init__(self, edges, len(tensors))
-        self.op, self.be, self.params = op, be, params
-        self.plan = plan = op.plan(mask)
+        plan = op._plans.get(mask) or op.plan(mask)
+        edges: list[Edge | None] = [None] * len(args)
+        for i in plan.wanted if not op.variadic else [i for i in range(len(args)) if mask >> i & 1]:
+            a = args[i]
+            edges[i] = a._edge or (a, 0) if a._base is None else a._graph_edge()
+        self.edges, self.outputs, self.number = edges, len(tensors), next_number()
+        self.hooks = self.prehooks = self.output_hooks = None
+        self.op, self.be, self.params, self.plan = op, be, params, plan
         marks: list[tuple[list[int], int]] = []
-        self.marks = marks
-        values = [arrays[i] for i in plan.inputs]
+        values: list[Any] = []
+        self.marks, self.metas = marks, None
+        for i in plan.inputs:
+            values.append(arrays[i])
         for i in plan.inputs if not plan.every else range(len(args)):
-            if isinstance(args[i], Tensor) and (i or not ahead):
-                if args[i]._inference:
+            a = args[i]
+            if isinstance(a, Tensor) and (i or not ahead):
+                if a._inference:
                     raise GraphError(
                         f"{op.name}: Inference tensors cannot be saved for backward: expected a tensor made outside of "
                         "inference_mode, got one made inside; clone() it"
                     )
-                counter = args[i]._counted()
+                counter = a._counter
+                if counter is None:
+                    counter = a._counter = [0]
                 marks.append((counter, counter[0]))
         for i in plan.outs:
             values.append(outs[i])
@@ -350,20 +382,20 @@ class OpNode(Node):
             values.append([a.shape for a in arrays] if op.variadic else arrays[i].shape)
         for n in plan.params:
             values.append(params[n])
-        if mode.saved_hooks:
-            values = _PackedValues(values, len(plan.inputs) + len(plan.outs))
+        state = mode.state
         self.values: list[Any] | None = values
-        self.metas: Any = None
+        if state.saved_hooks:
+            self.values = _PackedValues(values, len(plan.inputs) + len(plan.outs))
         if op.broadcasts:
             y = tensors[0]._a
-            for i, e in enumerate(edges):
-                if e is not None and (arrays[i].shape != y.shape or arrays[i].dtype != y.dtype):
+            for i in plan.wanted:
+                if arrays[i].shape != y.shape or arrays[i].dtype != y.dtype:
                     self.metas = [None if e is None else (a.shape, a.dtype) for e, a in zip(edges, arrays)]
                     break
         if len(tensors) > 1:
             self.outs = [(t._a.shape, t._a.dtype) for t in tensors]
-        if mode.anomaly:
-            self.trace = traceback.extract_stack()[:-4]
+        if state.anomaly:
+            self.trace = [frame for frame in traceback.extract_stack() if frame.filename != __file__]
 
     def name(self) -> str:
         return "".join(part.capitalize() for part in self.op.name.split("_")) + "Backward0"
@@ -384,7 +416,7 @@ class OpNode(Node):
         return self._as_tensors(self.values)[k] if edge is None or isinstance(edge[0], Node) else edge[0]
 
     def free(self) -> None:
-        if self.plan.inputs or self.plan.outs or self.plan.every:
+        if self.plan.keeps:
             self.values = None
 
     @property
@@ -414,7 +446,7 @@ class OpNode(Node):
             F = self.be.raw or Raw.of(self.be)
         pulled: list[Any] = [None] * len(self.edges)
         for i, rule, sources in self.plan.rules:
-            g = rule(F, grads, *[values[k] for k in sources])
+            g = rule(F, grads, *(values if sources is None else [values[k] for k in sources]))
             if self.op.variadic:
                 pulled = list(g)
                 break

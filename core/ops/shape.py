@@ -19,12 +19,13 @@ def shape_of(args: Any) -> Shape:
     """torch's two ways to give a shape: f(2, 3) and f((2, 3))."""
     if len(args) == 1 and isinstance(args[0], (tuple, list)):
         args = args[0]
-    return tuple(int(n) for n in args)
+    return tuple(map(int, args))
 
 
 def _inferred(shape: Shape, size: int, where: str, was: Shape) -> Shape:
     """The shape with its −1 filled in."""
-    shape = tuple(int(n) for n in shape)
+    if math.prod(shape) == size and min(shape, default=0) >= 0:
+        return shape
     unknown = shape.count(-1)
     known = math.prod(n for n in shape if n != -1)
     if unknown > 1 or any(n < -1 for n in shape):
@@ -66,7 +67,15 @@ def alias(be, x):
     return x.view()
 
 
-@op(view=True, x=lambda F, g, dims: F.permute(g, dims=tuple(np.argsort([d % len(dims) for d in dims]).tolist())))
+def _inverse(dims: Shape) -> Shape:
+    """The permutation that undoes this one."""
+    n, inverse = len(dims), [0] * len(dims)
+    for i, d in enumerate(dims):
+        inverse[d % n] = i
+    return tuple(inverse)
+
+
+@op(view=True, x=lambda F, g, dims: F.permute(g, dims=_inverse(dims)))
 def permute(be, x, *, dims):
     """The dimensions in another order."""
     order = tuple(_dim(int(d), x.ndim, "permute") for d in dims)

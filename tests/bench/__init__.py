@@ -1,4 +1,4 @@
-"""Benchmarks of the engine against PyTorch: `python -m tests.bench train|ops|memory|startup`. Not collected by pytest.
+"""Benchmarks of the engine against PyTorch: `python -m tests.bench train|infer|ops|memory|startup`. Not collected by pytest.
 
 rows       what is measured: one body for both engines
 child      one row on one engine, in a process of its own

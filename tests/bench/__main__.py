@@ -1,5 +1,5 @@
-"""`python -m tests.bench train|ops|memory|startup [--peer torch --peer-python PATH] [--threads 1] [--rounds 5] [--only REGEX]
-[--clock wall|cpu]`
+"""`python -m tests.bench train|infer|ops|memory|startup [--peer torch --peer-python PATH] [--threads 1] [--rounds 5] [--only REGEX]
+[--clock wall|cpu] [--dtype bfloat16]`
 
 Ours and the peer's run in turn, each row in processes of their own with the same number of threads: other load on the machine then
 meets both. With --clock cpu, which is for one thread, it is not counted at all. The ratio is peer / ours, above 1 where we are faster
@@ -23,14 +23,14 @@ from core.backend.cpu import description
 from tests.bench import rows
 
 ROOT = Path(__file__).parents[2]
-KINDS = {"train": rows.TRAIN, "ops": rows.OPS, "memory": rows.TRAIN, "startup": ["import"]}
+KINDS = {"train": rows.TRAIN, "infer": rows.TRAIN, "ops": rows.OPS, "memory": rows.TRAIN, "startup": ["import"]}
 LIMIT_S = 300  # of one process
 
 
-def measured(python: str, engine: str, kind: str, row: str, threads: int, clock: str) -> dict[str, Any]:
+def measured(python: str, engine: str, kind: str, row: str, threads: int, clock: str, dtype: str) -> dict[str, Any]:
     """What a child process found."""
     counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    command = [python, "-m", "tests.bench.child", engine, kind, row, str(threads), clock]
+    command = [python, "-m", "tests.bench.child", engine, kind, row, str(threads), clock, dtype]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **counts}, timeout=LIMIT_S
@@ -97,6 +97,12 @@ def main() -> None:
     parser.add_argument(
         "--clock", choices=["wall", "cpu"], default="wall", help="time that passes, or that the process computes"
     )
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="bfloat16: under autocast (train, infer, memory)",
+    )
     parser.add_argument("--only", default="", help="a regular expression: rows whose names it finds")
     args = parser.parse_args()
 
@@ -107,15 +113,17 @@ def main() -> None:
     peer = f"{args.peer} {version(args.peer_python, args.peer)}" if args.peer else "no peer"
     ours_is = f"{version(sys.executable, 'core')}, NumPy {who['numpy']}, {who['blas']}, oneDNN {who['onednn']}"
     print(
-        f"{chip()}, {args.threads} thread(s), {args.clock} time, {args.rounds} rounds; ours: {ours_is}; peer: {peer}\n"
+        f"{chip()}, {args.threads} thread(s), {args.clock} time, {args.rounds} rounds, {args.dtype}; ours: {ours_is}; peer: {peer}\n"
     )
     print(f"| {args.kind} | ours | {args.peer or 'peer'} | peer / ours | spread |\n|---|---|---|---|---|", flush=True)
     for name in names:
         ours, theirs = [], []
         for _ in range(args.rounds):
-            ours.append(measured(sys.executable, "core", args.kind, name, args.threads, args.clock))
+            ours.append(measured(sys.executable, "core", args.kind, name, args.threads, args.clock, args.dtype))
             if args.peer:
-                theirs.append(measured(args.peer_python, args.peer, args.kind, name, args.threads, args.clock))
+                theirs.append(
+                    measured(args.peer_python, args.peer, args.kind, name, args.threads, args.clock, args.dtype)
+                )
             if "seconds" not in ours[-1] and "bytes" not in ours[-1]:
                 break
         print(line(name, ours, theirs), flush=True)

@@ -1,6 +1,6 @@
-"""One row on one engine: `python -m tests.bench.child ENGINE KIND ROW THREADS CLOCK` prints one line of JSON.
+"""One row on one engine: `python -m tests.bench.child ENGINE KIND ROW THREADS CLOCK DTYPE` prints one line of JSON.
 
-{"seconds": 0.0012}   the median time of a call (train, ops), or what importing takes (startup)
+{"seconds": 0.0012}   the median time of a call (train, infer, ops), or what importing takes (startup)
 {"bytes": 1234567}    how far a few steps raise the peak of resident memory (memory)
 {"missing": "LSTM"}   the engine has no such name        {"failed": "TypeError: …"}
 """
@@ -47,7 +47,7 @@ def resident(field: str) -> int:
     return int(found[1]) * 1024
 
 
-def main(engine: str, kind: str, row: str, threads: int, clock: str) -> dict[str, Any]:
+def main(engine: str, kind: str, row: str, threads: int, clock: str, dtype: str) -> dict[str, Any]:
     now = CLOCKS[clock]
     start = now()
     torch = importlib.import_module(engine)
@@ -61,13 +61,16 @@ def main(engine: str, kind: str, row: str, threads: int, clock: str) -> dict[str
     if hasattr(torch, "set_num_threads"):
         torch.set_num_threads(threads)
     torch.manual_seed(0)
-    table = rows.OPS if kind == "ops" else rows.TRAIN
     try:
-        if kind != "memory":
-            return {"seconds": timed(table[row](torch), now)}
+        if kind == "ops":
+            return {"seconds": timed(rows.OPS[row](torch), now)}
+        if kind == "infer":
+            return {"seconds": timed(rows.TRAIN[row](torch).inference(torch, dtype), now)}
+        if kind == "train":
+            return {"seconds": timed(rows.TRAIN[row](torch).training(torch, dtype), now)}
         before = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak of importing
-        step = table[row](torch)
+        step = rows.TRAIN[row](torch).training(torch, dtype)
         for _ in range(4):
             step()
         return {"bytes": resident("VmHWM") - before}
@@ -79,4 +82,4 @@ def main(engine: str, kind: str, row: str, threads: int, clock: str) -> dict[str
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])))
+    print(json.dumps(main(*sys.argv[1:4], int(sys.argv[4]), *sys.argv[5:7])))

@@ -1,4 +1,5 @@
-"""What is measured. A row takes the engine's module under the name `torch`, builds everything, and returns the function to be timed.
+"""What is measured. A row takes the engine's module under the name `torch`, builds everything, and returns the function to be timed,
+or the work that such functions are made of.
 
 Contract: the same body runs on both engines, the same shapes, seeds and dtypes; whatever is not the work itself happens before the
 function is returned. A row whose layers an engine has not got ends in AttributeError, which the report shows as missing.
@@ -7,37 +8,64 @@ function is returned. A row whose layers an engine has not got ends in Attribute
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 Step = Callable[[], Any]
 Row = Callable[[Any], Step]
 
-TRAIN: dict[str, Row] = {}
+TRAIN: dict[str, Callable[[Any], Work]] = {}
 OPS: dict[str, Row] = {}
 
 
-def train(name: str) -> Callable[[Row], Row]:
+def train(name: str) -> Callable[[Callable[[Any], Work]], Callable[[Any], Work]]:
     return lambda row: TRAIN.setdefault(name, row)
 
 
-def training(torch: Any, model: Any, optimizer: Any, loss: Callable[[], Any]) -> Step:
-    """zero_grad, forward, loss, backward, step."""
+class Work(NamedTuple):
+    """A model with its data: what is trained, or asked."""
 
-    def step() -> Any:
-        optimizer.zero_grad()
-        y = loss()
-        y.backward()
-        optimizer.step()
-        return y
+    model: Any
+    optimizer: Any
+    forward: Callable[[Any], Any]  # of a model, so that it may be wrapped
+    criterion: Callable[[Any], Any]
 
-    return step
+    def training(self, torch: Any, dtype: str) -> Step:
+        """zero_grad, forward, loss, backward, step; forward and loss under autocast unless `dtype` is float32."""
+        block = _autocast(torch, dtype)
+
+        def step() -> Any:
+            self.optimizer.zero_grad()
+            with block():
+                y = self.criterion(self.forward(self.model))
+            y.backward()
+            self.optimizer.step()
+            return y
+
+        return step
+
+    def inference(self, torch: Any, dtype: str) -> Step:
+        """Forward alone, without a graph."""
+        block, _ = _autocast(torch, dtype), self.model.eval()
+
+        def step() -> Any:
+            with torch.no_grad(), block():
+                return self.forward(self.model)
+
+        return step
+
+
+def _autocast(torch: Any, dtype: str) -> Callable[[], Any]:
+    if dtype == "float32":
+        return nullcontext
+    return lambda: torch.autocast("cpu", dtype=getattr(torch, dtype))
 
 
 # -- training ------------------------------------------------------------------------------------------------------------
 
 
-def _classifier(torch: Any, sizes: list[int], batch: int) -> Step:
+def _classifier(torch: Any, sizes: list[int], batch: int) -> Work:
     nn = torch.nn
     layers: list[Any] = []
     for i, o in pairwise(sizes):
@@ -46,21 +74,21 @@ def _classifier(torch: Any, sizes: list[int], batch: int) -> Step:
     x, t = torch.randn(batch, sizes[0]), torch.randint(0, sizes[-1], (batch,))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     criterion = nn.CrossEntropyLoss()
-    return training(torch, model, optimizer, lambda: criterion(model(x), t))
+    return Work(model, optimizer, lambda model: model(x), lambda y: criterion(y, t))
 
 
 @train("MLP 32-64-64-10, batch 4, SGD")
-def tiny_mlp(torch: Any) -> Step:
+def tiny_mlp(torch: Any) -> Work:
     return _classifier(torch, [32, 64, 64, 10], 4)
 
 
 @train("MLP 784-512-512-10, batch 64, SGD")
-def mlp(torch: Any) -> Step:
+def mlp(torch: Any) -> Work:
     return _classifier(torch, [784, 512, 512, 10], 64)
 
 
 @train("LeNet 28×28, batch 64, Adam")
-def lenet(torch: Any) -> Step:
+def lenet(torch: Any) -> Work:
     nn = torch.nn
     model = nn.Sequential(
         nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
@@ -68,11 +96,11 @@ def lenet(torch: Any) -> Step:
     )  # fmt: skip
     x, t = torch.randn(64, 1, 28, 28), torch.randint(0, 10, (64,))
     optimizer, criterion = torch.optim.Adam(model.parameters()), nn.CrossEntropyLoss()
-    return training(torch, model, optimizer, lambda: criterion(model(x), t))
+    return Work(model, optimizer, lambda model: model(x), lambda y: criterion(y, t))
 
 
 @train("ResNet-18 32×32, batch 16, SGD momentum")
-def resnet18(torch: Any) -> Step:
+def resnet18(torch: Any) -> Work:
     nn = torch.nn
 
     class Block(torch.nn.Module):
@@ -98,10 +126,10 @@ def resnet18(torch: Any) -> Step:
     x, t = torch.randn(16, 3, 32, 32), torch.randint(0, 10, (16,))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     criterion = nn.CrossEntropyLoss()
-    return training(torch, model, optimizer, lambda: criterion(model(x), t))
+    return Work(model, optimizer, lambda model: model(x), lambda y: criterion(y, t))
 
 
-def _gpt(torch: Any, layers: int, heads: int, width: int, block: int, batch: int, vocabulary: int = 65) -> Step:
+def _gpt(torch: Any, layers: int, heads: int, width: int, block: int, batch: int, vocabulary: int = 65) -> Work:
     nn, F = torch.nn, torch.nn.functional
 
     class Block(torch.nn.Module):
@@ -133,21 +161,21 @@ def _gpt(torch: Any, layers: int, heads: int, width: int, block: int, batch: int
     tokens = torch.randint(0, vocabulary, (batch, block + 1))
     x, t = tokens[:, :-1], tokens[:, 1:].reshape(-1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    return training(torch, model, optimizer, lambda: F.cross_entropy(model(x).view(-1, vocabulary), t))
+    return Work(model, optimizer, lambda model: model(x), lambda y: F.cross_entropy(y.view(-1, vocabulary), t))
 
 
 @train("GPT 4 layers, 4 heads, 128, block 64, batch 12, AdamW")
-def gpt_small(torch: Any) -> Step:
+def gpt_small(torch: Any) -> Work:
     return _gpt(torch, 4, 4, 128, 64, 12)
 
 
 @train("GPT 6 layers, 6 heads, 384, block 256, batch 4, AdamW")
-def gpt_larger(torch: Any) -> Step:
+def gpt_larger(torch: Any) -> Work:
     return _gpt(torch, 6, 6, 384, 256, 4)
 
 
 @train("LSTM 2 layers 128→256, length 64, batch 32, Adam")
-def lstm(torch: Any) -> Step:
+def lstm(torch: Any) -> Work:
     nn = torch.nn
 
     class Model(torch.nn.Module):
@@ -160,21 +188,21 @@ def lstm(torch: Any) -> Step:
 
     model, x, t = Model(), torch.randn(32, 64, 128), torch.randint(0, 10, (32,))
     optimizer, criterion = torch.optim.Adam(model.parameters()), nn.CrossEntropyLoss()
-    return training(torch, model, optimizer, lambda: criterion(model(x), t))
+    return Work(model, optimizer, lambda model: model(x), lambda y: criterion(y, t))
 
 
 @train("TransformerEncoder 3 layers, 256/4/1024, batch 8, length 128, Adam")
-def encoder(torch: Any) -> Step:
+def encoder(torch: Any) -> Work:
     nn = torch.nn
     layer = nn.TransformerEncoderLayer(256, 4, 1024, dropout=0.0, batch_first=True)
     model = nn.TransformerEncoder(layer, 3)
     x, t = torch.randn(8, 128, 256), torch.randn(8, 128, 256)
     optimizer, criterion = torch.optim.Adam(model.parameters()), nn.MSELoss()
-    return training(torch, model, optimizer, lambda: criterion(model(x), t))
+    return Work(model, optimizer, lambda model: model(x), lambda y: criterion(y, t))
 
 
 @train("DCGAN generator 64×64, batch 16, Adam")
-def generator(torch: Any) -> Step:
+def generator(torch: Any) -> Work:
     nn = torch.nn
     layers: list[Any] = []
     for i, o, stride, padding in [(100, 256, 1, 0), (256, 128, 2, 1), (128, 64, 2, 1), (64, 32, 2, 1)]:
@@ -182,11 +210,11 @@ def generator(torch: Any) -> Step:
     model = nn.Sequential(*layers, nn.ConvTranspose2d(32, 3, 4, 2, 1, bias=False), nn.Tanh())
     x, t = torch.randn(16, 100, 1, 1), torch.rand(16, 3, 64, 64)
     optimizer, criterion = torch.optim.Adam(model.parameters(), lr=2e-4, betas=(0.5, 0.999)), nn.MSELoss()
-    return training(torch, model, optimizer, lambda: criterion(model(x), t))
+    return Work(model, optimizer, lambda model: model(x), lambda y: criterion(y, t))
 
 
 @train("autoencoder 784-256-64-256-784, batch 128, Adam")
-def autoencoder(torch: Any) -> Step:
+def autoencoder(torch: Any) -> Work:
     nn = torch.nn
     model = nn.Sequential(
         nn.Linear(784, 256),
@@ -199,7 +227,7 @@ def autoencoder(torch: Any) -> Step:
         nn.Sigmoid(),
     )
     x, optimizer, criterion = torch.rand(128, 784), torch.optim.Adam(model.parameters()), nn.MSELoss()
-    return training(torch, model, optimizer, lambda: criterion(model(x), x))
+    return Work(model, optimizer, lambda model: model(x), lambda y: criterion(y, x))
 
 
 # -- ops -----------------------------------------------------------------------------------------------------------------

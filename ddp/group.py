@@ -38,6 +38,7 @@ class Work:
         self._task = task
         self._outputs = outputs
         self._done = threading.Event()
+        self.awaited = False  # somebody waits for it
         self._error: BaseException | None = None
         self._result: Any = None
         self._future: Future[list[Tensor]] | None = None
@@ -75,6 +76,7 @@ class Work:
         """Return when it has ended; raises its error. It has a deadline of its own, so `timeout` (seconds) only shortens the
         wait.
         """
+        self.awaited = True
         if not self._done.wait(_seconds(timeout) if timeout is not None else None):
             raise DDPError(
                 f"wait: expected the call to end within {_seconds(timeout):g} s, got nothing; it is still under way"
@@ -106,6 +108,15 @@ _future_lock = threading.Lock()  # of all works: it is held for a moment only
 
 def _nothing() -> None:
     return None
+
+
+def _finished() -> Work:
+    work = Work(_nothing)
+    work._run()
+    return work
+
+
+DONE = _finished()
 
 
 class Lane:
@@ -149,7 +160,10 @@ class Lane:
         self.enter()
         while (work := self._queue.get()) is not None:
             with self._lock:
+                # while the program computes, waiting must not take the processor or the interpreter from it
+                self.transport.is_urgent = lambda work=work: work.awaited
                 work._run()
+                del self.transport.is_urgent
             with self._count:
                 self._waiting -= 1
             del work

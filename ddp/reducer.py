@@ -27,11 +27,13 @@ from core import backend, engine
 from core._tensor import Tensor, wrap
 from core.errors import DTypeError, GraphError
 from ddp.errors import MismatchError
-from ddp.group import ProcessGroup
+from ddp.group import DONE, ProcessGroup
 from ddp.timeline import WAIT
 
 FIRST_BUCKET_BYTES = 1 << 20  # small, so that the first all-reduce starts early
 LARGEST_BUCKET_BYTES = 25 << 20  # torch's
+# of ranks that share memory: so many bytes take a millisecond, and what starts earlier only takes turns with backward
+SHARED_BUCKET_BYTES = 8 << 20
 
 
 Member = tuple[int, str, Tensor]  # a parameter: its number in the model, its name, itself
@@ -41,7 +43,7 @@ class Bucket:
     """Some parameters of one dtype and device, and the flat array that their gradients share."""
 
     def __init__(self, number: int, members: Sequence[Member], reached: set[int] | None):
-        self.number = number
+        self.number, self.is_last = number, False
         self.numbers, self.names, self.params = (list(column) for column in zip(*members))
         # of members that backward reaches; None: not known
         self.expected = None if reached is None else {i for i, n in enumerate(self.numbers) if n in reached}
@@ -106,9 +108,10 @@ class Bucket:
         return f"bucket {self.number} ({names})"
 
 
-def default_bucket_bytes(params: Sequence[Tensor]) -> int:
-    """An eighth of the model, so that there is something to overlap; no less than the first, no more than torch's 25 MiB."""
-    return min(max(sum(p._a.nbytes for p in params) // 8, FIRST_BUCKET_BYTES), LARGEST_BUCKET_BYTES)
+def default_bucket_bytes(params: Sequence[Tensor], group: ProcessGroup) -> int:
+    """An eighth of the model, so that there is something to overlap; no less than pays, no more than torch's 25 MiB."""
+    least = SHARED_BUCKET_BYTES if group.world.local_size == group.world.size else FIRST_BUCKET_BYTES
+    return min(max(sum(p._a.nbytes for p in params) // 8, least), LARGEST_BUCKET_BYTES)
 
 
 class Reduction(Protocol):
@@ -128,7 +131,8 @@ class Average:
         self.group = group
 
     def start(self, bucket: Bucket) -> Any:
-        return self.group.all_reduce(bucket.flat, "avg", async_op=True)
+        # behind the last one nothing is left to compute meanwhile
+        return self.group.all_reduce(bucket.flat, "avg", async_op=not bucket.is_last) or DONE
 
     def agree(self, buckets: Sequence[Bucket]) -> None:
         pass
@@ -260,6 +264,7 @@ class Reducer:
     def _build(self, order: Iterable[int]) -> None:
         packed = _packed([(n, *self.params[n]) for n in order], self.bucket_bytes)
         self.buckets = [Bucket(number, members, self._reached) for number, members in enumerate(packed)]
+        self.buckets[-1].is_last = True
         self._places = {n: (bucket, i) for bucket in self.buckets for i, n in enumerate(bucket.numbers)}
         for bucket in self.buckets:
             for p, view in zip(bucket.params, bucket.views):
@@ -295,13 +300,14 @@ def _watch(p: Tensor, reducer: weakref.ref[Reducer], number: int) -> None:
 
 def _packed(params: Sequence[Member], bucket_bytes: int) -> list[list[Member]]:
     """The parameters in buckets, in order; a bucket holds one dtype and device. Depends on the arguments only."""
+    first = FIRST_BUCKET_BYTES if bucket_bytes < sum(p._a.nbytes for _, _, p in params) else bucket_bytes
     buckets: list[list[Member]] = []
     open_: dict[tuple[Any, str], tuple[list[Member], int]] = {}
     for member in params:
         p = member[2]
         key = (p._a.dtype, str(p.device))
         members, size = open_.get(key, ([], 0))
-        limit = FIRST_BUCKET_BYTES if not buckets or members is buckets[0] else bucket_bytes
+        limit = first if not buckets or members is buckets[0] else bucket_bytes
         if members and size + p._a.nbytes > min(limit, bucket_bytes):
             members, size = [], 0
         if not members:

@@ -121,6 +121,10 @@ class Transport:
         self.rank = rank
         self.size = size
 
+    def is_urgent(self) -> bool:
+        """Whether somebody waits for the call under way, so that it may spin. The lane replaces this for calls made asynchronously."""
+        return True
+
     # -- what a member writes ---------------------------------------------------------------------------------------
 
     def send(self, peer: int, array: np.ndarray, call: Call, deadline: Deadline) -> None:

@@ -182,8 +182,8 @@ class ZMQTransport(BoardCollectives, FrameTransport):
         return self._board.claim()
 
     def _await(self, look: Callable[[], T | None], peer: int, call: Call, deadline: Deadline) -> T:
-        """What `look` finds on the board. Spins for a while, then sleeps until the bell rings."""
-        if (found := self._spin(look, self._spin_s)) is not None:
+        """What `look` finds on the board. Spins for a while if it is urgent, then sleeps until the bell rings."""
+        if (found := self._spin(look, self._spin_s) if self.is_urgent() else look()) is not None:
             return found
         self._board.lie_down(self._places[peer])
         self._nap_s = NAP_S

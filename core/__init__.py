@@ -13,7 +13,17 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HERE = Path(__file__).parent
-_LATER = {"load": "core.serialize", "save": "core.serialize"}  # names whose modules most programs never need
+_FUNCTIONAL = """
+    adaptive_avg_pool1d adaptive_max_pool1d alpha_dropout avg_pool1d bilinear binary_cross_entropy_with_logits celu channel_shuffle
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d cosine_embedding_loss cosine_similarity ctc_loss
+    feature_alpha_dropout group_norm hardshrink hinge_embedding_loss kl_div layer_norm margin_ranking_loss max_pool1d max_pool2d
+    max_pool3d pairwise_distance pdist pixel_shuffle pixel_unshuffle poisson_nll_loss rms_norm rrelu selu threshold
+    triplet_margin_loss
+""".split()
+_LATER = {  # names whose modules most programs never need
+    "load": "core.serialize", "save": "core.serialize", "GradScaler": "core.amp", "_assert": "core.fx",
+    **dict.fromkeys(_FUNCTIONAL, "core.nn.functional"),
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

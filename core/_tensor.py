@@ -2,6 +2,8 @@
 
 Contract
 - `_a` is the raw array; it is never a scalar. Views share its memory and, by `_counter`, its version.
+- A result may have `_inside` instead: the same array channels-last in memory, as convolutions like it. Ops that keep the order in memory
+  (`Op.orderly`) hand it on; whoever else asks for `_a` makes it, in C order, so that nobody ever sees another order than torch's.
 - `_edge` is (node, output) for the result of an op, None for a leaf. `_requires_grad` is true for both kinds.
 - A view made by an op knows its base and the steps that lead from it, so that a write to either is seen by the graph of both.
 Not here: operations. They are ops (`core.ops`) and become methods in `core.methods`, by a table.
@@ -51,6 +53,7 @@ class Tensor:
     """A multi-dimensional array that can be differentiated."""
 
     _a: Any
+    _inside: Any = None  # the array, as long as there is no `_a`
     _edge: Edge | None = None
     _requires_grad = False
     _grad: Tensor | None = None
@@ -81,9 +84,21 @@ class Tensor:
             self._a = _moved(self._a, device)
         return self
 
+    def __getattr__(self, name: str) -> Any:
+        """Of what is not there only `_a` can be made, from `_inside`."""
+        array = self._inside if name == "_a" else None
+        if array is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        self._a = backend.of(array).in_c_order(array)
+        self._inside = None
+        return self._a
+
+    def _any_order(self) -> Any:
+        """The array, in whatever order it lies in memory."""
+        return self._a if self._inside is None or "_a" in self.__dict__ else self._inside
+
     if TYPE_CHECKING:  # methods come from the table in core.methods
 
-        def __getattr__(self, name: str) -> Any: ...
         def __add__(self, other: Any) -> Tensor: ...
         def __radd__(self, other: Any) -> Tensor: ...
         def __sub__(self, other: Any) -> Tensor: ...
@@ -107,32 +122,34 @@ class Tensor:
 
     @property
     def shape(self) -> Size:
-        return Size(self._a.shape)
+        return Size((self._a if self._inside is None else self._any_order()).shape)
 
     def size(self, dim: int | None = None) -> Any:
         """The shape, or the length of one dimension."""
-        return Size(self._a.shape) if dim is None else self._a.shape[_dim(dim, self._a.ndim, "size")]
+        a = self._any_order()
+        return Size(a.shape) if dim is None else a.shape[_dim(dim, a.ndim, "size")]
 
     @property
     def ndim(self) -> int:
-        return self._a.ndim
+        return self._any_order().ndim
 
     def dim(self) -> int:
         """The number of dimensions."""
-        return self._a.ndim
+        return self._any_order().ndim
 
     def numel(self) -> int:
         """The number of elements."""
-        return int(self._a.size)
+        return int(self._any_order().size)
 
     @property
     def dtype(self) -> dtypes.dtype:
-        return dtypes.of(self._a.dtype)
+        return dtypes.of((self._a if self._inside is None else self._any_order()).dtype)
 
     @property
     def device(self) -> device:
-        be = backend.of(self._a)
-        return device(be.device_type, be.index_of(self._a))
+        a = self._any_order()
+        be = backend.of(a)
+        return device(be.device_type, be.index_of(a))
 
     def stride(self, dim: int | None = None) -> Any:
         """Elements to step over for the next index, for each dimension or one."""
@@ -159,11 +176,11 @@ class Tensor:
 
     @property
     def is_cuda(self) -> bool:
-        return backend.of(self._a).device_type == "cuda"
+        return backend.of(self._any_order()).device_type == "cuda"
 
     @property
     def is_cpu(self) -> bool:
-        return backend.of(self._a).device_type == "cpu"
+        return backend.of(self._any_order()).device_type == "cpu"
 
     # kinds of tensors that torch has and that this one is not
     is_sparse = is_sparse_csr = is_quantized = is_mps = is_xpu = is_meta = is_nested = is_mkldnn = False
@@ -278,7 +295,7 @@ class Tensor:
         return printing.tensor(self)
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if not self._a.ndim and spec else object.__format__(self, spec)
+        return format(self.item(), spec) if not self._a.ndim and type(self) is Tensor else object.__format__(self, spec)
 
     def to_sparse(self, sparse_dim: int | None = None) -> Tensor:
         """The elements that are not zero, as coordinates and values (`core.sparse`)."""
@@ -380,7 +397,7 @@ class Tensor:
 
     @data.setter
     def data(self, other: Tensor) -> None:
-        self._a = other._a
+        self._a, self._inside = other._a, None
 
     def retain_grad(self) -> None:
         """Keep the gradient of the result of an op, too."""
@@ -409,7 +426,7 @@ class Tensor:
             raise GraphError("register_hook: expected a tensor that requires grad, got one that does not")
 
         def on_gradient(g: Any, create_graph: bool) -> Any:
-            new = hook(g if create_graph else wrap(g))
+            new = hook(g if create_graph else concealed(g))
             return new if new is None or create_graph else new._a
 
         if self._edge is None:
@@ -460,9 +477,10 @@ class Tensor:
             and g.base is None
             and sys.getrefcount(g) <= self._fresh_references
             and g.flags.c_contiguous
+            and g.dtype == self._a.dtype
         ):
             return g
-        return backend.of(self._a).xp.array(g, order="C")
+        return backend.of(self._a).xp.array(g, order="C", dtype=self._a.dtype)
 
     # -- versions, views and writes --------------------------------------------------------------------------------------
 
@@ -591,6 +609,15 @@ def wrap(array: Any) -> Tensor:
     return t
 
 
+def concealed(array: Any) -> Tensor:
+    """A Tensor around a raw array; if that lies channels-last, nobody will see it so."""
+    t: Tensor = object.__new__(Tensor)
+    if array.ndim > 2 and array.strides[1] == array.itemsize and not array.flags.c_contiguous:
+        t._inside = array
+        return t
+    return wrap(array)  # a sum of all elements may be a NumPy scalar
+
+
 class _grad_mode:
     """Record or not, in this thread, for a block."""
 
@@ -612,13 +639,15 @@ def _dim(dim: int, ndim: int, where: str) -> int:
     return dim % n
 
 
-def _moved(array: Any, where: Any) -> Any:
-    """The array on another device; itself if it is there."""
+def _moved(array: Any, where: Any, non_blocking: bool = False) -> Any:
+    """The array on another device; itself if it is there. `non_blocking`: see `Backend.from_numpy`."""
     where = device(where)
     be, target = backend.of(array), backend.get(where.type)
     if be is target and where.index in (None, be.index_of(array)):
         return array
-    return target.from_numpy(be.to_numpy(array), where.index)
+    if be is target:
+        return be.copied(array, where.index)
+    return target.from_numpy(be.to_numpy(array), where.index, non_blocking)
 
 
 def _python(value: Any, dtype: np.dtype) -> Any:

@@ -273,6 +273,16 @@ def blackman_window(t: Any) -> Any:
 
 
 @_window
+def _kaiser(t: Any, beta: float = 12.0) -> Any:
+    return np.i0(beta * np.sqrt(np.maximum(0, 1 - (2 * t - 1) ** 2))) / np.i0(beta)
+
+
+def kaiser_window(window_length: int, periodic: bool = True, beta: float = 12.0, **options: Any) -> Tensor:
+    """I₀(β√(1 − (2t − 1)²)) / I₀(β), periodic or symmetric."""
+    return ones(1, **options) if window_length == 1 else _kaiser(window_length, periodic, beta, **options)
+
+
+@_window
 def bartlett_window(t: Any) -> Any:
     """A triangle, periodic or symmetric."""
     return 1 - np.abs(2 * t - 1)

@@ -7,6 +7,8 @@ from typing import Any
 from core import backend
 from core.errors import ArgumentError, DeviceError, unknown_name
 
+_outside: list[Any] = []  # the default devices outside of the `with` blocks that are open
+
 
 class device:
     """A device's type and index. Immutable; equal when both agree."""
@@ -34,6 +36,19 @@ class device:
         object.__setattr__(self, "type", name)
         object.__setattr__(self, "index", index)
         return self
+
+    def __enter__(self) -> device:
+        """Inside of `with device(…)` new tensors that are not told otherwise go there."""
+        from core import creation
+
+        _outside.append(creation._default_device)
+        creation.set_default_device(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        from core import creation
+
+        creation.set_default_device(_outside.pop())
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError("a device cannot be changed")

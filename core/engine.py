@@ -12,6 +12,7 @@ Not here: what an op is (`core.ops.op`), what users call (`core.autograd`).
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import count
@@ -268,20 +269,33 @@ def _needed(order: list[Node], wanted: set[Edge]) -> set[Node]:
     return needed
 
 
+def _plainly(x: Any, y: Any, out: Any = None) -> Any:
+    if out is None:
+        return x + y
+    out += y
+    return out
+
+
+# how two arrays are added, into `out` if given, which is x; `core.ops.op` puts the backend's way here
+add_arrays: Callable[..., Any] = _plainly
+
+
 def _deposit(pending: dict[Any, Any], ours: set[Any], edge: Edge, grad: Any, create_graph: bool) -> None:
     target, output = edge
     several = isinstance(target, Node) and target.outputs > 1
     if several:
         slots = pending.setdefault(target, [None] * target.outputs)
-        slots[output] = grad if slots[output] is None else slots[output] + grad
+        add = operator.add if create_graph else add_arrays
+        slots[output] = grad if slots[output] is None else add(slots[output], grad)
     elif target not in pending:
         pending[target] = grad
-    elif target in ours:
-        pending[target] += grad
-    else:
+    elif create_graph:
         pending[target] = pending[target] + grad
-        if not create_graph:
-            ours.add(target)
+    elif target in ours:
+        pending[target] = add_arrays(pending[target], grad, pending[target])  # a number is no place to write into
+    else:
+        pending[target] = add_arrays(pending[target], grad)
+        ours.add(target)
 
 
 def _leave(

@@ -1,4 +1,5 @@
-"""torch.fft: discrete Fourier transforms of one, two and more dimensions, of complex and real signals."""
+"""torch.fft: discrete Fourier transforms of one, two and more dimensions, of complex and real signals; torch.stft, of short
+pieces."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from core._tensor import Tensor, _dim
 from core.creation import placed
 from core.errors import ArgumentError, ShapeError
 from core.ops import complex_parts as _complex
+from core.ops import index as _index
 from core.ops import pointwise as _pw
 from core.ops import shape as _shape
 from core.ops.fft import check_norm, dft, hermitian_dft
@@ -168,3 +170,109 @@ def ifftshift(x: Tensor, dim: Any = None) -> Tensor:
     """The inverse of `fftshift`."""
     dims = _dims(x, None, (dim,) if isinstance(dim, int) else dim)
     return _shape.roll(x, shifts=tuple(-(x._a.shape[d] // 2) for d in dims), dims=dims)
+
+
+# -- short pieces, public as torch.stft and torch.istft ------------------------------------------------------------------
+
+
+def _window(x: Tensor, window: Tensor | None, n_fft: int, win_length: int | None, where: str) -> Tensor:
+    """The window, in the middle of n_fft elements."""
+    length = n_fft if win_length is None else win_length
+    if not 0 < length <= n_fft:
+        raise ArgumentError(f"{where}: expected 0 < win_length <= n_fft = {n_fft}, got {length}")
+    if window is None:
+        window = placed(np.ones(length, dtypes.of(x._a.dtype).to_real().numpy), x.device, False)
+    if window._a.shape != (length,):
+        raise ShapeError(f"{where}: expected a 1D window tensor of {length} elements, got shape {tuple(window.shape)}")
+    before = (n_fft - length) // 2
+    return _shape.constant_pad(window, pad=(before, n_fft - length - before)) if length < n_fft else window
+
+
+def _padded(x: Tensor, n: int, mode: str) -> Tensor:
+    """(B, L) -> (B, L + 2n)"""
+    length = x._a.shape[1]
+    if mode == "constant":
+        return _shape.constant_pad(x, pad=(n, n))
+    if mode not in ("reflect", "replicate", "circular") or (mode == "reflect" and n >= length):
+        raise ArgumentError(
+            f"stft: expected pad_mode 'constant', 'replicate', 'circular', or 'reflect' with fewer than the signal's {length} "
+            f"elements to pad, got {mode!r} and {n}"
+        )
+    at = np.arange(-n, length + n)
+    if mode == "reflect":
+        at = np.abs(at)
+        at = np.where(at >= length, 2 * (length - 1) - at, at)
+    at = np.clip(at, 0, length - 1) if mode == "replicate" else at % length
+    return _index.index_select(x, placed(at, x.device, False), dim=1)
+
+
+def stft(
+    x: Tensor, n_fft: int, hop_length: int | None = None, win_length: int | None = None, window: Tensor | None = None,
+    center: bool = True, pad_mode: str = "reflect", normalized: bool = False, onesided: bool | None = None,
+    return_complex: bool | None = None, align_to_window: bool | None = None,
+) -> Tensor:  # fmt: skip
+    """(L) or (B, L) -> (N, T) or (B, N, T): transforms of T pieces of n_fft elements, hop_length apart (n_fft // 4).
+
+    N is n_fft // 2 + 1 for `onesided` (the default for a real signal), else n_fft. `center`: the signal is padded by n_fft // 2 on
+    both sides, so that piece t is around element t·hop_length. `normalized`: divided by √n_fft. Without `return_complex` an error, as
+    in torch; pass True.
+    """
+    real = not x.is_complex() and not (window is not None and window.is_complex())
+    if return_complex is None and real:
+        raise ArgumentError(
+            "stft requires the return_complex parameter be given for real inputs; pass return_complex=True"
+        )
+    if x._a.ndim not in (1, 2):
+        raise ShapeError(f"stft: expected a signal (L) or (B, L), got shape {tuple(x.shape)}")
+    hop = n_fft // 4 if hop_length is None else hop_length
+    onesided = real if onesided is None else onesided
+    y = x if x._a.ndim == 2 else _shape.unsqueeze(x, dim=0)
+    y = _padded(y, n_fft // 2, pad_mode) if center else y
+    if hop < 1 or not 0 < n_fft <= y._a.shape[1]:
+        raise ArgumentError(f"stft: expected 0 < n_fft <= {y._a.shape[1]} and hop_length > 0, got {n_fft} and {hop}")
+    pieces = _shape.windows(y, dim=1, size=n_fft, step=hop)  # (B, T, n_fft)
+    pieces = _pw.mul(pieces, _window(x, window, n_fft, win_length, "stft"))
+    transform = rfft if onesided else fft
+    y = _shape.transpose(transform(pieces, norm="ortho" if normalized else None), dim0=1, dim1=2)
+    y = y if x._a.ndim == 2 else _shape.squeeze(y, dim=0)
+    return y if return_complex or not real else _complex.view_as_real(y)
+
+
+def istft(
+    x: Tensor, n_fft: int, hop_length: int | None = None, win_length: int | None = None, window: Tensor | None = None,
+    center: bool = True, normalized: bool = False, onesided: bool | None = None, length: int | None = None,
+    return_complex: bool = False,
+) -> Tensor:  # fmt: skip
+    """The inverse of `stft`: pieces overlap and add, divided by the sum of squared windows. Griffin & Lim 1984."""
+    if not x.is_complex() or x._a.ndim not in (2, 3):
+        raise ShapeError(f"istft: expected complex (N, T) or (B, N, T), got {x.dtype} of shape {tuple(x.shape)}")
+    hop = n_fft // 4 if hop_length is None else hop_length
+    onesided = (x._a.shape[-2] != n_fft) if onesided is None else onesided
+    if x._a.shape[-2] != (n_fft // 2 + 1 if onesided else n_fft):
+        raise ShapeError(f"istft: expected {n_fft // 2 + 1 if onesided else n_fft} frequencies, got {x._a.shape[-2]}")
+    y = x if x._a.ndim == 3 else _shape.unsqueeze(x, dim=0)
+    y = _shape.transpose(y, dim0=1, dim1=2)  # (B, T, N)
+    norm = "ortho" if normalized else None
+    if return_complex:
+        if onesided:
+            raise ArgumentError("istft: expected onesided=False for a complex signal, got True")
+        pieces = ifft(y, n_fft, norm=norm)
+    else:
+        pieces = irfft(y if onesided else y[..., : n_fft // 2 + 1], n_fft, norm=norm)
+    w = _window(x, window, n_fft, win_length, "istft")
+    count, whole = pieces._a.shape[1], n_fft + hop * (pieces._a.shape[1] - 1)
+    lead = pieces._a.shape[0]
+    summed = _shape.windows_put(_pw.mul(pieces, w), x_shape=(lead, whole), dim=1, size=n_fft, step=hop)
+    squares = _pw.mul(_shape.expand(_pw.square(w), shape=(count, n_fft)), 1)
+    envelope = _shape.windows_put(squares, x_shape=(whole,), dim=0, size=n_fft, step=hop)
+    start = n_fft // 2 if center else 0
+    end = start + length if length is not None else whole - start
+    summed, envelope = summed[:, start:end], envelope[start:end]
+    if envelope._a.size and float(abs(envelope._a).min()) <= 1e-11:
+        raise ArgumentError(
+            "istft: window overlap add min: expected windows that cover every element, got a sum of squares of 0"
+        )
+    y = _pw.div(summed, envelope)
+    if length is not None and y._a.shape[1] < length:
+        y = _shape.constant_pad(y, pad=(0, length - y._a.shape[1]))
+    return y if x._a.ndim == 3 else _shape.squeeze(y, dim=0)

@@ -70,13 +70,14 @@ def _parsed(x: Tensor, i: Any) -> tuple[tuple[Any, ...] | None, tuple[Any, ...] 
 
     basic: list[Any] = []
     rest: list[Any] = []
+    gathers = any(hasattr(e, "dtype") for e in entries)
     for e in entries:
-        if e is None or e is True:
+        if e is None or (e is True and not gathers):
             basic.append(None)
             rest.append(_WHOLE)
-        elif e is False:
+        elif isinstance(e, bool):  # a mask of no dimensions
             basic.append(None)
-            rest.append(backend.of(x._a).from_numpy(np.zeros(0, dtype=np.int64)))
+            rest.append(backend.of(x._a).from_numpy(np.zeros(int(e), dtype=np.int64)))
         elif isinstance(e, int):
             basic.append(e)
         elif isinstance(e, slice):

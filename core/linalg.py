@@ -6,12 +6,15 @@ import math
 from collections import namedtuple
 from typing import Any
 
+import numpy as np
+
 from core._tensor import Tensor, _dim, wrap
 from core.errors import ArgumentError
-from core.functions import adjoint, diag_embed, movedim, products
+from core.functions import adjoint as adjoint_of
+from core.functions import diag_embed, movedim, products
 from core.functions import norm as _norm
 from core.functions import vander as _vander
-from core.ops import decompose
+from core.ops import decompose, factor
 from core.ops import pointwise as _pw
 from core.ops import reduce as _reduce
 from core.ops import shape as _shape
@@ -22,8 +25,9 @@ from core.ops.shape import diagonal
 from core.settings import finfo
 
 __all__ = [
-    "LinAlgError", "cholesky", "cholesky_ex", "cond", "cross", "det", "diagonal", "eig", "eigh", "eigvals", "eigvalsh", "inv", "inv_ex",
-    "lstsq", "matmul", "matrix_exp", "matrix_norm", "matrix_power", "matrix_rank", "multi_dot", "norm", "pinv", "qr", "slogdet", "solve",
+    "LinAlgError", "cholesky", "cholesky_ex", "cond", "cross", "det", "diagonal", "eig", "eigh", "eigvals", "eigvalsh",
+    "householder_product", "inv", "inv_ex", "lstsq", "lu", "lu_factor", "lu_factor_ex", "lu_solve", "matmul", "matrix_exp",
+    "matrix_norm", "matrix_power", "matrix_rank", "multi_dot", "norm", "pinv", "qr", "slogdet", "solve", "solve_ex",
     "solve_triangular", "svd", "svdvals", "tensorinv", "tensorsolve", "vander", "vecdot", "vector_norm",
 ]  # fmt: skip
 
@@ -34,6 +38,10 @@ OldSVD = namedtuple("OldSVD", "U S V")
 SignLogdet = namedtuple("SignLogdet", "sign logabsdet")
 LeastSquares = namedtuple("LeastSquares", "solution residuals rank singular_values")
 WithInfo = namedtuple("WithInfo", "result info")
+PLU = namedtuple("PLU", "P L U")
+PackedLU = namedtuple("PackedLU", "LU pivots")
+PackedLUInfo = namedtuple("PackedLUInfo", "LU pivots info")
+Reflections = namedtuple("Reflections", "a tau")
 
 # -- norms ---------------------------------------------------------------------------------------------------------------
 
@@ -177,9 +185,9 @@ def triangular_solve(
 
 def cholesky_solve(B: Tensor, L: Tensor, upper: bool = False) -> Tensor:
     """X with L Lᴴ X = B (Uᴴ U X = B)."""
-    low = adjoint(L) if upper else L
+    low = adjoint_of(L) if upper else L
     y = decompose.triangular_solve_left(low, B, upper=False)
-    return decompose.triangular_solve_left(adjoint(low), y, upper=True)
+    return decompose.triangular_solve_left(adjoint_of(low), y, upper=True)
 
 
 def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
@@ -255,7 +263,7 @@ def svd_some(A: Tensor, some: bool = True, compute_uv: bool = True) -> OldSVD:
     u, s, vh = svd(A, not some)
     if not compute_uv:
         u, vh = _pw.mul(u, 0), _pw.mul(vh, 0)
-    return OldSVD(u, s, adjoint(vh))
+    return OldSVD(u, s, adjoint_of(vh))
 
 
 def svdvals(A: Tensor, *, driver: Any = None) -> Tensor:
@@ -300,3 +308,123 @@ def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -
 def inv_ex(A: Tensor, *, check_errors: bool = False) -> WithInfo:
     """(`inv`, 0), or (NaN, 1) where it fails."""
     return _attempted(inv, A, check_errors)
+
+
+def solve_ex(A: Tensor, B: Tensor, *, left: bool = True, check_errors: bool = False) -> WithInfo:
+    """(`solve`, 0), or (NaN, 1) where it fails."""
+    return _attempted(lambda A: solve(A, B, left=left), A, check_errors)
+
+
+# -- LU and reflections, kept in one matrix ------------------------------------------------------------------------------
+
+
+def _pivoted(pivot: bool, where: str) -> None:
+    if not pivot:
+        raise ArgumentError(f"{where}: LU without pivoting is not implemented: expected pivot=True, got False")
+
+
+def lu_factor(A: Tensor, *, pivot: bool = True) -> PackedLU:
+    """(L and U in one matrix, the rows exchanged in each step, from 1, int32): P L U = A, for `lu_solve`."""
+    _pivoted(pivot, "lu_factor")
+    packed = PackedLU(*factor.lu(A))
+    _refuse_singular(packed.LU)
+    return packed
+
+
+def lu_factor_ex(A: Tensor, *, pivot: bool = True, check_errors: bool = False) -> PackedLUInfo:
+    """`lu_factor` and the number, from 1, of the first zero on U's diagonal, or 0: int32."""
+    _pivoted(pivot, "lu_factor_ex")
+    packed, pivots = factor.lu(A)
+    if check_errors:
+        _refuse_singular(packed)
+    return PackedLUInfo(packed, pivots, wrap(_first_zero(packed)))
+
+
+def _first_zero(packed: Tensor) -> Any:
+    zero = diagonal(packed, dim1=-2, dim2=-1)._a == 0
+    return ((zero.argmax(-1) + 1) * zero.any(-1)).astype("int32")
+
+
+def _refuse_singular(packed: Tensor) -> None:
+    first = _first_zero(packed)
+    if first.any():
+        raise LinAlgError(
+            f"lu: U[{first.max()},{first.max()}] is zero and using it on lu_solve would result in a division by zero"
+        )
+
+
+def old_lu(A: Tensor, pivot: bool = True, get_infos: bool = False) -> Any:
+    """torch.lu, the older spelling of `lu_factor_ex`: (LU, pivots), with `get_infos` the info, too."""
+    found = lu_factor_ex(A, pivot=pivot, check_errors=not get_infos)
+    return tuple(found) if get_infos else tuple(found)[:2]
+
+
+def lu(A: Tensor, *, pivot: bool = True) -> PLU:
+    """(P, L, U) with P L U = A: (*, m, m), (*, m, k), (*, k, n), k = min(m, n)."""
+    _pivoted(pivot, "lu")
+    return lu_unpack(*factor.lu(A))
+
+
+def _order(pivots: Tensor, m: int) -> Tensor:
+    """The order that the exchanges bring m rows into: (*, k) -> (*, m)"""
+    host = pivots._host().reshape(-1, pivots._a.shape[-1])
+    order = np.broadcast_to(np.arange(m), (len(host), m)).copy()
+    each = np.arange(len(host))
+    for j in range(host.shape[1]):
+        at = host[:, j] - 1
+        order[each, at], order[:, j] = order[:, j].copy(), order[each, at].copy()
+    return wrap(order.reshape(*pivots._a.shape[:-1], m)).to(pivots.device)
+
+
+def lu_unpack(LU_data: Tensor, LU_pivots: Tensor, unpack_data: bool = True, unpack_pivots: bool = True) -> PLU:
+    """(P, L, U) of what `lu_factor` returned; what is not unpacked is empty."""
+    m, n = LU_data._a.shape[-2:]
+    k = min(m, n)
+    p = low = up = _shape.new_zeros(LU_data, shape=(0,))
+    if unpack_pivots:
+        order = _order(LU_pivots, m)
+        rows = wrap(np.eye(m, dtype=LU_data._a.dtype)).to(LU_data.device)
+        p = _shape.transpose(rows[order], dim0=-2, dim1=-1).contiguous()
+    if unpack_data:
+        left = LU_data[..., :k]
+        ones = diagonal(left, dim1=-2, dim2=-1) * 0 + 1
+        low = _shape.diagonal_put(_shape.tril(left, diagonal=-1), ones, dim1=-2, dim2=-1)
+        up = _shape.triu(LU_data[..., :k, :])
+    return PLU(p, low, up)
+
+
+def lu_solve(LU: Tensor, pivots: Tensor, B: Tensor, *, left: bool = True, adjoint: bool = False) -> Tensor:
+    """X with A X = B, or X A = B, or Aᴴ in place of A, for the A that `lu_factor` was given."""
+    if not left:
+        return adjoint_of(lu_solve(LU, pivots, adjoint_of(B), adjoint=not adjoint))
+    order = _order(pivots, LU._a.shape[-1]).unsqueeze(-1)
+    lead = np.broadcast_shapes(LU._a.shape[:-2], B._a.shape[:-2])
+    order, B = order.expand(*lead, *B._a.shape[-2:]), B.expand(*lead, *B._a.shape[-2:])
+    if adjoint:
+        y = decompose.triangular_solve_left(adjoint_of(LU), B, upper=False)
+        y = decompose.triangular_solve_left(adjoint_of(LU), y, upper=True, unitriangular=True)
+        return y.scatter(-2, order, y)
+    y = decompose.triangular_solve_left(LU, B.gather(-2, order), upper=False, unitriangular=True)
+    return decompose.triangular_solve_left(LU, y, upper=True)
+
+
+def old_lu_solve(b: Tensor, LU_data: Tensor, LU_pivots: Tensor) -> Tensor:
+    """torch.lu_solve, the older spelling: b comes first."""
+    return lu_solve(LU_data, LU_pivots, b)
+
+
+def geqrf(A: Tensor) -> Reflections:
+    """(R and reflections in one matrix, their factors), for `householder_product`. No gradient."""
+    return Reflections(*factor.geqrf(A))
+
+
+def householder_product(A: Tensor, tau: Tensor) -> Tensor:
+    """The first n columns of H₁ H₂ … with Hᵢ = 1 − τᵢ vᵢ vᵢᴴ, vᵢ the columns of A below the diagonal: (*, m, n), (*, k) -> (*, m, n)"""
+    m, n = A._a.shape[-2:]
+    low = _shape.tril(A, diagonal=-1)
+    vs = _shape.diagonal_put(low, diagonal(low, dim1=-2, dim2=-1) * 0 + 1, dim1=-2, dim2=-1)
+    q = _pw.add(_shape.new_zeros(A, shape=A._a.shape), wrap(np.eye(m, n, dtype=A._a.dtype)).to(A.device))
+    for i in reversed(range(tau._a.shape[-1])):
+        v = vs[..., i : i + 1]
+        q = q - matmul(v * tau[..., i, None, None], matmul(adjoint_of(v), q))
+    return q

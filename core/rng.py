@@ -2,10 +2,10 @@
 
 PyTorch draws 32-bit words from MT19937 and turns them into numbers by the rules below, element by element in memory order; so do we, in
 whole arrays. Source: aten/src/ATen/core/DistributionsHelper.h and native/cpu/DistributionTemplates.h (the rules, not the code).
-    float32 uniform   24 low bits of a word / 2²⁴; smaller types are rounded from it
+    float32 uniform   24 low bits of a word / 2²⁴; smaller types are rounded from it, and what becomes 1 is 0
     float64 uniform   53 low bits of two words (the first is the high one) / 2⁵³
     integer in a range of n   word mod n (two words if n ≥ 2²⁸)
-    normal            Box–Muller: blocks of 16 for 16 elements and more; pair by pair, in float64, below
+    normal            Box–Muller: blocks of 16 for 16 elements and more (float32: `normals`); pair by pair, in float64, below
     permutation       Fisher–Yates from the front, word mod (n − i)
 Numbers for a GPU are drawn here and copied there.
 """
@@ -15,12 +15,12 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from core import backend, dtypes
+from core import backend, dtypes, normals
 from core._tensor import Tensor, wrap
 from core.errors import ArgumentError, DTypeError
 
@@ -96,9 +96,9 @@ class Generator:
         if n < 16:
             return np.array([self._one_normal() for _ in range(n)])
         real = np.float64 if dtype == np.float64 else np.float32
-        u = self.uniform(n, np.dtype(real))
         z = np.empty(n, dtype=real)
         whole = n - n % 16
+        u = self.uniform(n if dtype == real else whole, np.dtype(real))  # smaller types are drawn block by block
         z[:whole] = _box_muller(u[:whole])
         if n % 16:  # the last 16 are drawn again, as one block
             z[-16:] = _box_muller(self.uniform(16, np.dtype(real)))
@@ -134,6 +134,8 @@ class Generator:
 
 def _box_muller(u: np.ndarray) -> np.ndarray:
     """Normals from uniforms: in each block of 16 the first eight are radii, the last eight angles."""
+    if u.dtype == np.float32:
+        return normals.box_muller(u)
     u = u.reshape(-1, 2, 8)
     radius = np.sqrt(-2 * np.log(1 - u[:, 0]))
     angle = u[:, 1] * u.dtype.type(2 * np.pi)
@@ -183,10 +185,13 @@ class DefaultGenerator(Generator):
 
 
 default_generator = DefaultGenerator()
+seeded: list[Callable[[int], None]] = []  # who else starts over when the default stream does: generators of other devices
 
 
 def manual_seed(seed: int) -> Generator:
-    """Start the default stream over from a seed."""
+    """Start the default stream, and those of GPUs, over from a seed."""
+    for start_over in seeded:
+        start_over(seed)
     return default_generator.manual_seed(seed)
 
 
@@ -227,6 +232,7 @@ def fork_rng(devices: Any = None, enabled: bool = True) -> Iterator[None]:
 def _new(values: np.ndarray, shape: Any, device: Any, requires_grad: bool) -> Tensor:
     from core.creation import placed
 
+    values = np.asarray(values)  # NumPy's operators make scalars of 0-d arrays
     return placed(values.reshape(shape), device, requires_grad)
 
 
@@ -248,7 +254,8 @@ def rand(
 ) -> Tensor:
     """Uniform on [0, 1)."""
     shape, d = _shape(size), _float(dtype, "rand")
-    return _new((generator or default_generator).uniform(_count(shape), d), shape, device, requires_grad)
+    u = uniform_between(_count(shape), d, 0, 1, generator)
+    return _new(u.astype(d, copy=False), shape, device, requires_grad)
 
 
 def randn(
@@ -302,15 +309,21 @@ def normal(
     mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any = None, dtype: Any = None, device: Any = None
 ) -> Tensor:
     """Normal numbers of given mean and standard deviation, each a number or a tensor."""
+    if not isinstance(mean, Tensor) and not isinstance(std, Tensor):
+        shape, d = _shape((size,)), _float(dtype, "normal")
+        z = normals.scaled((generator or default_generator).normal(_count(shape), d), std, mean)
+        return _new(z.astype(d, copy=False), shape, device, False)
     if size is None:
         size = np.broadcast_shapes(*(x._a.shape for x in (mean, std) if isinstance(x, Tensor)))
         dtype = dtype or next(x.dtype for x in (mean, std) if isinstance(x, Tensor))
-    z = randn(*size, generator=generator, dtype=dtype, device=device)
-    return z * std + mean
+    return randn(*size, generator=generator, dtype=dtype, device=device) * std + mean
 
 
-def bernoulli(x: Tensor, *, generator: Any = None) -> Tensor:
-    """1 with probability x, else 0, elementwise, in x's dtype."""
+def bernoulli(input: Tensor, p: Any = None, *, generator: Any = None) -> Tensor:
+    """1 with probability `input`, else 0, elementwise, in its dtype. With a number p: with that probability, of its shape."""
+    x = input
+    if p is not None:
+        return bernoulli_(x.detach().clone(), p, generator=generator)
     p = x._host()
     if p.size and not (0 <= p.min() and p.max() <= 1):
         raise ArgumentError(f"bernoulli: expected probabilities from 0 to 1, got {p.min()} to {p.max()}")
@@ -360,6 +373,39 @@ def _float(dtype: Any, where: str) -> np.dtype:
     return d
 
 
+def uniform_between(n: int, d: np.dtype, a: float, b: float, generator: Any = None) -> np.ndarray:
+    """(n,) uniform on [a, b), to be rounded to d: in float64 for it, in float32 for all others.
+
+    One rounding after product and sum, as the fused instruction that PyTorch's kernel is compiled to.
+    """
+    if not a <= b:
+        raise ArgumentError(f"uniform_ expects to return a [from, to) range, but found from={a} > to={b}")
+    real = np.dtype(np.float64 if d == np.float64 else np.float32)
+    u = (generator or default_generator).uniform(n, real)
+    if a == 0 and b == 1 and d == real:
+        return u
+    low = real.type(a)
+    if real == np.float64:
+        return _fused(u, real.type(b) - low, low)
+    x = (u.astype(np.float64) * np.float64(real.type(b) - low) + np.float64(low)).astype(real)
+    return x if d == real else np.where(x.astype(d) == d.type(b), low, x)  # what is rounded up to b is a
+
+
+def _fused(u: np.ndarray, scale: Any, shift: Any) -> np.ndarray:
+    """u·scale + shift, rounded once: the product's error is found by Dekker's splitting, the sum's by Knuth's. Source: Dekker 1971."""
+
+    def halves(v: Any) -> tuple[Any, Any]:
+        c = v * 134217729.0  # 2²⁷ + 1
+        high = c - (c - v)
+        return high, v - high
+
+    p, (uh, ul), (sh, sl) = u * scale, halves(u), halves(scale)
+    product_error = ((uh * sh - p) + uh * sl + ul * sh) + ul * sl
+    y = p + shift
+    t = y - p
+    return y + (((p - (y - t)) + (shift - t)) + product_error)
+
+
 # -- in place, as methods ----------------------------------------------------------------------------------------------------
 
 
@@ -372,16 +418,14 @@ def _fill(x: Tensor, values: np.ndarray, where: str) -> Tensor:
 
 def uniform_(x: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Any = None) -> Tensor:
     """Fill with uniform numbers on [a, b)."""
-    d = x._a.dtype
-    u = (generator or default_generator).uniform(x._a.size, d)
-    return _fill(x, u * d.type(b - a) + d.type(a), "uniform")
+    return _fill(x, uniform_between(x._a.size, x._a.dtype, a, b, generator), "uniform")
 
 
 def normal_(x: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Tensor:
     """Fill with normal numbers."""
     d = x._a.dtype
     z = (generator or default_generator).normal(x._a.size, d)
-    return _fill(x, z * z.dtype.type(std) + z.dtype.type(mean), "normal")
+    return _fill(x, normals.scaled(z, std, mean), "normal")
 
 
 def random_(x: Tensor, low: int | None = None, high: int | None = None, *, generator: Any = None) -> Tensor:

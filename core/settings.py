@@ -9,6 +9,7 @@ import numpy as np
 
 from core import dtypes
 from core._tensor import Tensor
+from core.backend.switches import SWITCHES
 from core.engine import mode
 from core.errors import ArgumentError, DTypeError
 
@@ -115,12 +116,12 @@ def typename(obj: Any) -> str:
 
 # -- switches ----------------------------------------------------------------------------------------------------------
 
-_switches: dict[str, Any] = {"deterministic": False, "matmul": "highest"}
+_switches: dict[str, Any] = {"deterministic": False, "matmul": "highest"}  # on a GPU they turn those of `core.backend`, too
 
 
 def use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None:
-    """Every op here gives the same bits for the same input and threads anyway."""
-    _switches["deterministic"] = mode
+    """On a CPU every op gives the same bits for the same input and threads anyway; on a GPU cuDNN is held to kernels that do."""
+    _switches["deterministic"] = SWITCHES.deterministic = mode
 
 
 def are_deterministic_algorithms_enabled() -> bool:
@@ -129,10 +130,10 @@ def are_deterministic_algorithms_enabled() -> bool:
 
 
 def set_float32_matmul_precision(precision: str) -> None:
-    """"highest", "high" or "medium". Products on a CPU are always exact float32."""
+    """"highest", "high" or "medium": all but the first let products on a GPU use TF32. Those on a CPU are always exact float32."""
     if precision not in ("highest", "high", "medium"):
         raise ArgumentError(f"set_float32_matmul_precision: expected 'highest', 'high' or 'medium', got {precision!r}")
-    _switches["matmul"] = precision
+    _switches["matmul"], SWITCHES.matmul_tf32 = precision, precision != "highest"
 
 
 def get_float32_matmul_precision() -> str:

@@ -248,8 +248,9 @@ def to_sparse(x: Tensor, sparse_dim: int | None = None) -> SparseTensor:
     return SparseTensor(at, x[tuple(at)], x.shape, True)
 
 
-def mm(x: Tensor, y: Tensor) -> Tensor:
+def mm(input: Tensor, mat2: Tensor) -> Tensor:
     """(n, k) @ (k, m) -> (n, m): a sparse matrix times a dense one, or a vector, is dense; times a sparse one, sparse."""
+    x, y = input, mat2
     if not isinstance(x, SparseTensor):
         if not isinstance(y, SparseTensor):
             return functions.mm(x, y)

@@ -4,9 +4,10 @@
     ddprun -n 4 examples/digits.py                   four processes over ZeroMQ
     mpirun -n 2 python examples/digits.py            two processes over MPI
     ddprun -n 2 examples/digits.py --data mnist      MNIST's 70,000 digits, downloaded once into ./data
+    python examples/digits.py --data mnist10k        its 10,000 test digits alone: 8,000 to train, 2,000 to test
 
 The batch size is that of all processes together, so the number of processes does not change the result.
-Result with the defaults (1,437 digits to train, 360 to test, 30 epochs): test accuracy 98.3 %.
+Result with the defaults (1,437 digits to train, 360 to test, 30 epochs): test accuracy 98.3 %. mnist10k, 8 epochs: 98.6 %.
 """
 
 import argparse
@@ -51,12 +52,15 @@ def load(name, rank):
     else:
         from core.vision.datasets import MNIST
 
+        which = [True, False] if name == "mnist" else [False]
         if rank == 0:  # one process downloads, the others wait for it
-            for train in (True, False):
+            for train in which:
                 MNIST("data", train, download=True)
         ddp.barrier()
-        sets = [MNIST("data", train) for train in (True, False)]
-        parts = [(s.data.numpy() / 255, s.targets.numpy()) for s in sets]
+        parts = [(s.data.numpy() / 255, s.targets.numpy()) for s in (MNIST("data", train) for train in which)]
+        if name == "mnist10k":
+            ((images, classes),) = parts
+            parts = [(images[:8000], classes[:8000]), (images[8000:], classes[8000:])]
     return [
         TensorDataset(core.tensor(x[:, None], dtype=core.float32), core.tensor(y, dtype=core.int64)) for x, y in parts
     ]
@@ -75,14 +79,14 @@ def accuracy(model, test):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=["digits", "mnist"], default="digits")
-    parser.add_argument("--epochs", type=int, help="default: 30 for digits, 3 for mnist")
+    parser.add_argument("--data", choices=["digits", "mnist", "mnist10k"], default="digits")
+    parser.add_argument("--epochs", type=int, help="default: 30 for digits, 3 for mnist, 8 for mnist10k")
     parser.add_argument("--batch-size", type=int, default=32, help="of all processes together")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path, default=Path("runs/digits.pth"))
     args = parser.parse_args()
-    epochs = args.epochs or {"digits": 30, "mnist": 3}[args.data]
+    epochs = args.epochs or {"digits": 30, "mnist": 3, "mnist10k": 8}[args.data]
 
     ddp.init_process_group()
     rank, size = ddp.get_rank(), ddp.get_world_size()

@@ -151,7 +151,10 @@ NOT_HERE = {
     "is_nonzero": "test_tensor", "is_same_size": "test_tensor", "is_signed": "test_tensor", "is_conj": "test_tensor",
         "pin_memory": "test_tensor",
     "is_pinned": "test_tensor", "cauchy_": "test_oracle_ops", "geometric_": "test_oracle_ops", "log_normal_": "test_oracle_ops",
-    "poisson": "test_oracle_ops", "randint_like": "test_oracle_ops",
+    "poisson": "test_oracle_ops", "randint_like": "test_oracle_ops", "binomial": "test_oracle_random", "histogramdd": "test_science",
+    **dict.fromkeys("""apply_ as_strided_ as_strided_scatter fill_diagonal_ frexp is_set_to is_shared map2_ map_ new nonzero_static
+    pca_lowrank resize_ resize_as_ set_ share_memory_ storage svd_lowrank unravel_index untyped_storage""".split(), "test_science"),
+    "record_stream": "test_science", "standard_gamma_draws": "test_oracle_distributions",
 }  # fmt: skip
 
 
@@ -648,6 +651,8 @@ SHAPE = [
         torch=lambda torch, x, shape: x.expand(shape)),
     row("squeeze", _squeeze, c(n(1, 3, 1)), c(n(1, 3, 1), dim=-1), c(n(1, 3, 1), dim=1),
         c(n(1, 3, 1), dim=(0, 1, 2)), c(n()), c(n(1), dim=0)),
+    row("split_with_sizes", lambda x, split_sizes, dim=0: tuple(np.split(x, np.cumsum(split_sizes)[:-1], dim)),
+        c(n(5, 2), split_sizes=(2, 3)), c(n(2, 3), split_sizes=(1, 0, 2), dim=-1), c(n(3), split_sizes=(3,))),
     row("unbind", lambda x, dim=0: tuple(np.moveaxis(x, dim, 0)), c(n(3, 2)), c(n(2, 3), dim=-1), c(n(1, 2)), c(n(3))),
     row("unsqueeze", np.expand_dims, c(n(2, 3), 0), c(n(2, 3), -1), c(n(), 0), torch="unsqueeze"),
     row("diagonal", lambda x, offset=0, dim1=0, dim2=1: np.diagonal(x, offset, dim1, dim2), c(n(3, 4)),
@@ -672,6 +677,8 @@ SHAPE = [
     row("slice_view", lambda x, index: x[index], c(n(3, 4), index=(1,)),
         c(n(3, 4), index=(slice(None, None, 2), None, 2)), c(n(3, 4), index=(2, 3)),
         c(n(3, 4), index=(..., slice(1, 3))), c(n(3), index=(slice(5, 9),)), torch=lambda torch, x, index: x[index]),
+    row("slice_grad", lambda g, shape, index: _slice_put(np.zeros(shape, g.dtype), g, index), c(n(4), shape=(3, 4), index=(1,)),
+        c(n(2, 4), shape=(3, 4), index=(slice(None, None, 2),)), c(n(0), shape=(3,), index=(slice(3, 3),)), torch=None),
     row("slice_put", _slice_put, c(np.zeros((3, 4)), n(4), index=(1,)),
         c(np.zeros((3, 4)), n(2, 4), index=(slice(None, None, 2),)), torch=None),
     row("flip", lambda x, dims: np.flip(x, dims), c(n(3, 4), dims=(0,)), c(n(2, 3, 4), dims=(0, -1)),
@@ -694,6 +701,10 @@ INDEX = [
         c(n(4, 3), index=(slice(None), np.array([[0], [-1]]))),
         c(n(2, 3, 4), index=(np.array([0, 1]), slice(None), np.array([3, 0]))),
             c(n(3), index=(np.zeros(0, int),)), torch=None),
+    row("index_grad", lambda g, shape, index: _index_put(np.zeros(shape, g.dtype), g, index, accumulate=True),
+        c(n(3, 4), shape=(5, 4), index=(np.array([1, -1, 1]),)), c(n(2, 2, 3), shape=(4, 3), index=(np.array([[3, 3], [0, 3]]),)),
+        c(n(2, 2), shape=(2, 3), index=(slice(None), np.array([1, 1]))), c(n(0, 2), shape=(3, 2), index=(np.zeros(0, int),)),
+        torch=None),
     row("index_put", _index_put, c(n(4, 3), n(2, 3), index=(np.array([0, 2]),)),
         c(n(4, 3), n(3), index=(np.array([1, 3]),)),
         c(n(4), n(3), index=(np.array([1, 1, 0]),), accumulate=True),
@@ -804,6 +815,10 @@ NN = [
         c(n(), a([0, 2, -1]), None, np.array(2.0), x_shape=(3, 4), ignore_index=-1, reduction="mean"),
         c(n(3), a([0, 2, 1]), a([1.0, 2.0, 3.0]), np.array(6.0), x_shape=(3, 3), ignore_index=-1, reduction="none"),
             torch=None),
+    row("cross_entropy_rows", lambda x, target, w=None, wide=False, **p: _cross_entropy(x, target, w, **p),
+        *(c(n(4, 3), a([0, 2, 1, 1]), reduction=r) for r in _reductions),
+        *(c(n(4, 3), a([0, 2, -1, 1]), k(u(1, 2, 3)), ignore_index=-1, reduction=r, wide=True) for r in _reductions),
+        c(n(5, 4).T, a([4, 0, 4, -100])), torch=None),
     row("F.nll_loss", _nll, *(c(n(4, 3), a([0, 2, 1, 1]), reduction=r) for r in _reductions)),
     row("F.cross_entropy", _cross_entropy, *(c(n(4, 3), a([0, 2, 1, 1]), reduction=r) for r in _reductions),
         *(c(n(4, 3), a([0, 2, -1, 1]), k(u(1, 2, 3)), ignore_index=-1, reduction=r,
@@ -852,6 +867,7 @@ FUNCTIONS = [
 
 from tests.math_cases import MATH_ROWS  # noqa: E402  (they use what is above)
 from tests.nn_cases import NN_ROWS  # noqa: E402
+from tests.science_cases import SCIENCE_ROWS  # noqa: E402
 
-ROWS = {r.name: r for r in [*POINTWISE, *REDUCE, *SHAPE, *INDEX, *LINALG, *NN, *FUNCTIONS, *MATH_ROWS, *NN_ROWS]}
+ROWS = {r.name: r for r in [*POINTWISE, *REDUCE, *SHAPE, *INDEX, *LINALG, *NN, *FUNCTIONS, *MATH_ROWS, *NN_ROWS, *SCIENCE_ROWS]}
 IDS = [(name, k) for name, r in ROWS.items() for k in range(len(r.cases))]

@@ -12,6 +12,7 @@ backend's own counter. Not here: speed, concurrency, and what CuPy has not got.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,10 +31,14 @@ class Graph:
 
     def __init__(self) -> None:
         self.steps: list[Callable[[], Any]] = []
+        self.memory: list[
+            np.ndarray
+        ] = []  # of what was made while capturing: the graph's own, since launches write there
 
     def launch(self, stream: Any = None) -> None:
-        for step in self.steps:
-            step()
+        with np.errstate(all="ignore"):
+            for step in self.steps:
+                step()
 
     def upload(self, stream: Any = None) -> None:
         pass
@@ -43,8 +48,18 @@ class _State(threading.local):
     """Of the one device, for each thread."""
 
     graph: Graph | None = None  # what is being captured
-    stream: Any = None
+    streams: Any = None  # of each device, what is current; None: its default stream
     broken = False
+    device = 0
+    allocator: Any = None  # of `using_allocator`
+
+    @property
+    def stream(self) -> Any:
+        return (self.streams or {}).get(self.device)
+
+    @stream.setter
+    def stream(self, stream: Any) -> None:
+        self.streams = {**(self.streams or {}), self.device: stream} if stream is not None else None
 
 
 State = _State()
@@ -90,6 +105,7 @@ def _hosts(value: Any) -> list[np.ndarray]:
 
 
 _WRITERS = {"copyto", "at", "fill", "put", "place", "put_along_axis", "sort", "putmask"}
+_REDUCTIONS = {"sum", "mean", "max", "min", "prod", "any", "all", "argmax", "argmin", "cumsum", "astype", "fill"}
 _WAITERS = {"item", "tolist", "get", "nonzero", "unique", "argwhere", "flatnonzero", "array_equal", "allclose"}
 
 
@@ -99,6 +115,10 @@ _WAITERS = {"item", "tolist", "get", "nonzero", "unique", "argwhere", "flatnonze
 def _down(value: Any) -> Any:
     """An operand as NumPy has it; a NumPy array among the operands is the mistake that this module is here to find."""
     if isinstance(value, Array):
+        if value.index != State.device:
+            raise RuntimeError(
+                f"Array device must be same as the current device: array device = {value.index}, current = {State.device}"
+            )
         return value.host
     if isinstance(value, np.ndarray):
         raise TypeError("Unsupported type <class 'numpy.ndarray'>: expected an array of the device")
@@ -140,8 +160,11 @@ class Array:
     allocate: Callable[[int], Any] | None = None  # the counting allocator of the backend that is open
 
     def __init__(self, host: np.ndarray):
-        self.host = host
-        self._block = Array.allocate(host.nbytes) if Array.allocate is not None and host.base is None else None
+        self.host, self.index = host, State.device
+        if State.graph is not None:
+            State.graph.memory.append(host)
+        allocate = State.allocator or Array.allocate
+        self._block = allocate(host.nbytes) if allocate is not None and host.base is None else None
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
@@ -161,7 +184,7 @@ class Array:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # no way in for NumPy by __array_interface__
             raise AttributeError(name)
-        value = getattr(self.host, name)
+        value = getattr(_down(self) if name in _REDUCTIONS else self.host, name)
         return _lifted(value, name) if callable(value) else _up(value)
 
     @property
@@ -178,10 +201,14 @@ class Array:
 
     @property
     def device(self) -> Any:
-        return SimpleNamespace(id=0)
+        return SimpleNamespace(id=self.index)
 
     def reshape(self, *shape: Any, order: str = "C") -> Array:  # CuPy's has no `copy`
-        return _new(lambda: self.host.reshape(*shape, order=order))
+        def compute() -> np.ndarray:
+            y = self.host.reshape(*shape, order=order)
+            return y if np.may_share_memory(y, self.host) else y.copy()  # NumPy's copy is a view of another array
+
+        return _new(compute)
 
     def __getitem__(self, index: Any) -> Array:
         index = _down(index)
@@ -226,7 +253,7 @@ def _operator(name: str) -> Callable[..., Any]:
 
     def operator(self: Array, *others: Any) -> Any:
         def compute() -> Any:
-            return getattr(self.host, name)(*map(_down, others))
+            return getattr(_down(self), name)(*map(_down, others))
 
         if writes:
             _do(compute)
@@ -268,7 +295,7 @@ class Stream:
     def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: int = 0):
         Stream._made += 1
         self.ptr = 0 if null else Stream._made
-        self.priority = priority
+        self.priority, self.device_id = priority, -1 if null else State.device
         self._outer: list[Any] = []
 
     @property
@@ -277,6 +304,8 @@ class Stream:
         return True
 
     def __enter__(self) -> Stream:
+        if self.device_id not in (-1, State.device):
+            raise RuntimeError("The device that the stream is created on does not match with the current device")
         self._outer.append(State.stream)
         State.stream = self
         return self
@@ -338,8 +367,56 @@ class PinnedMemoryPointer(bytearray):
     """Pinned memory of the host: anything that has the buffer protocol."""
 
 
+class Device:
+    """`with Device(1):` or `Device(1).use()`: another device is the current one."""
+
+    def __init__(self, index: int):
+        if not 0 <= index < Cuda.count:
+            raise RuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+        self.id = index
+
+    def use(self) -> None:
+        State.device = self.id
+
+    def __enter__(self) -> Device:
+        self._before, State.device = State.device, self.id
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        State.device = self._before
+
+
+class Memory:
+    """What cudaMalloc gives: memory that other processes can open."""
+
+    def __init__(self, size: int):
+        self._host = np.empty(size, np.uint8)
+        self.ptr, self.size, self.device_id = self._host.ctypes.data, size, 0
+
+
+OPEN_HANDLES: list[int] = []  # addresses that `ipcOpenMemHandle` has returned and nobody has closed
+
+
+def _ipc_open(handle: bytes) -> int:
+    place = int.from_bytes(handle[:8], "little")
+    OPEN_HANDLES.append(place)
+    return place
+
+
+@contextlib.contextmanager
+def _using_allocator(allocator: Any) -> Iterator[None]:
+    before, State.allocator = State.allocator, allocator
+    try:
+        yield
+    finally:
+        State.allocator = before
+
+
 class Cuda:
     """`cupy.cuda`"""
+
+    Memory = Memory
+    count = 1  # how many devices there are
 
     Stream, Event, MemoryPool, PinnedMemoryPointer = Stream, Event, MemoryPool, PinnedMemoryPointer
     UnownedMemory = staticmethod(
@@ -348,24 +425,23 @@ class Cuda:
     MemoryPointer = staticmethod(lambda mem, offset: SimpleNamespace(ptr=mem.ptr + offset, mem=mem))
     alloc_pinned_memory = staticmethod(lambda size: PinnedMemoryPointer(size))
     get_elapsed_time = staticmethod(lambda start, end: end.at_ms - start.at_ms)
-    using_allocator = staticmethod(lambda allocator: contextlib.nullcontext())
+    using_allocator = staticmethod(_using_allocator)
 
     def __init__(self) -> None:
         properties = {"name": b"Fake", "major": 9, "minor": 0, "totalGlobalMem": 1 << 30, "multiProcessorCount": 4}
         self.null = Stream(null=True)
         self.runtime = SimpleNamespace(
-            getDeviceCount=lambda: 1,
-            getDevice=lambda: 0,
+            getDeviceCount=lambda: Cuda.count,
+            getDevice=lambda: State.device,
             getDeviceProperties=lambda index: properties,
             deviceSynchronize=lambda: _no_capture("deviceSynchronize"),
+            ipcGetMemHandle=lambda place: place.to_bytes(8, "little").ljust(64, b"\0"),
+            ipcOpenMemHandle=_ipc_open,
+            ipcCloseMemHandle=OPEN_HANDLES.remove,
             memGetInfo=lambda: ((1 << 30) - 7, 1 << 30),
         )
 
-    @contextlib.contextmanager
-    def Device(self, index: int) -> Iterator[None]:
-        if index != 0:
-            raise RuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
-        yield
+    Device = Device
 
     def get_current_stream(self) -> Stream:
         return State.stream or self.null
@@ -410,7 +486,11 @@ class Module:
         return _Function(value, name) if callable(value) and not isinstance(value, type) else value
 
     @staticmethod
-    def asarray(value: Any, dtype: Any = None) -> Array:
+    def asarray(value: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, blocking: bool = False) -> Array:
+        if blocking:
+            _no_capture("a copy that is waited for")
+        if isinstance(value, Array) and value.index != State.device:
+            return Array(np.array(value.host, dtype=dtype))  # copied to the current device
         if isinstance(value, Array) and dtype in (None, value.dtype):
             return value
         return Module.array(value, dtype)
@@ -434,9 +514,12 @@ class FakeCUDA(CUDABackend):
     kernels: Any = None  # a launcher; without one the plain kernels compute
 
     def __init__(self) -> None:
-        State.graph, State.stream = None, None
+        State.graph, State.streams, State.device, State.allocator = None, None, 0, None
         self._open(Module(), Array, self._launched if self.kernels is not None else None)
         Array.allocate = staticmethod(self.memory.counted(self.xp.get_default_memory_pool().malloc))
+
+    def at(self, place: int, size: int, owner: Any) -> Array:
+        return Array(np.ndarray(size, np.uint8, (ctypes.c_char * size).from_address(place)))
 
     def _launched(self, *args: Any) -> None:
         _do(lambda: self.kernels(*args))

@@ -142,9 +142,11 @@ NN_ROWS = [
     smooth("softplus", lambda x, beta=1.0, threshold=20.0: np.where(beta * x > threshold, x, softplus(beta * x) / beta),
         c(n(9), beta=2.0, threshold=1.0)),
     smooth("logsigmoid", lambda x: -softplus(-x)),
-    smooth("hardtanh", lambda x, lo=-1.0, hi=1.0: np.clip(x, lo, hi), c(n(9), lo=-0.5, hi=0.7)),
+    smooth("hardtanh", lambda x, lo=-1.0, hi=1.0: np.clip(x, lo, hi), c(n(9), lo=-0.5, hi=0.7),
+        torch=lambda torch, x, lo=-1.0, hi=1.0: torch.nn.functional.hardtanh(x, lo, hi)),
     smooth("hardswish", lambda x: x * np.clip(x + 3, 0, 6) / 6, c(u(-5, 5, 20))),
-    smooth("hardsigmoid", lambda x: np.clip(x + 3, 0, 6) / 6, c(u(-5, 5, 20))),
+    smooth("hardsigmoid", lambda x: np.clip(x + 3, 0, 6) / 6, c(u(-5, 5, 20)),  # torch's own rounds 1/6 to float32
+        torch=lambda torch, x: torch.nn.functional.relu6(x + 3) / 6),
     smooth("softshrink", lambda x, lambd=0.5: np.sign(x) * np.maximum(np.abs(x) - lambd, 0), c(n(9), lambd=0.1)),
     smooth("hardshrink", lambda x, lambd=0.5: np.where(np.abs(x) > lambd, x, 0), c(n(9), lambd=0.1)),
     row("threshold", lambda x, threshold, value: np.where(x > threshold, x, value), c(n(3, 4), threshold=0.1,

@@ -19,6 +19,8 @@ MIXED: dict[str, Callable[[Any], Any]] = {
     "linear": lambda t: t.nn.functional.linear(t.ones(2, 3), t.ones(4, 3), t.ones(4)),
     "conv2d": lambda t: t.nn.functional.conv2d(t.ones(1, 2, 4, 4), t.ones(3, 2, 3, 3)),
     "attention": lambda t: t.nn.functional.scaled_dot_product_attention(*[t.ones(1, 2, 3, 4)] * 3),
+    "lstm": lambda t: t.nn.LSTM(3, 2)(t.ones(4, 2, 3))[0],
+    "gru": lambda t: t.nn.GRU(3, 2)(t.ones(4, 2, 3))[0],
     "relu": lambda t: t.relu(t.ones(2).bfloat16()),
     "softmax": lambda t: t.softmax(t.ones(2, 3).bfloat16(), 1),
     "add": lambda t: t.ones(2).bfloat16() + t.ones(2),
@@ -45,6 +47,37 @@ def test_dtypes_are_torchs(name: str) -> None:
     with torch.amp.autocast("cpu", dtype=torch.bfloat16):
         theirs = MIXED[name](torch)
     assert str(ours.dtype).removeprefix("core.") == str(theirs.dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_in_bfloat16_is_that_of_float32(causal: bool) -> None:
+    core.manual_seed(0)
+    half = [core.randn(2, 3, 160, 16).bfloat16().requires_grad_() for _ in range(3)]
+    wide = [t.detach().float().requires_grad_() for t in half]
+    attend = core.nn.functional.scaled_dot_product_attention
+    y, expected = attend(*half, is_causal=causal), attend(*wide, is_causal=causal)
+    assert y.dtype is core.bfloat16 and core.allclose(y.float(), expected, atol=2e-2)
+    y.float().square().sum().backward()
+    expected.square().sum().backward()
+    for h, w in zip(half, wide):
+        assert h.grad.dtype is core.bfloat16 and core.allclose(h.grad.float(), w.grad, atol=4e-2)
+
+
+def test_lstm_in_bfloat16_is_near_that_of_float32() -> None:
+    core.manual_seed(0)
+    layer, x = core.nn.LSTM(40, 64, num_layers=2, proj_size=24), core.randn(9, 16, 40)
+    expected = layer(x)[0]
+    expected.square().sum().backward()
+    exact = [p.grad.clone() for p in layer.parameters()]
+    layer.zero_grad()
+    with core.autocast("cpu"):
+        y, (h, cell) = layer(x)
+    assert y.dtype is h.dtype is cell.dtype is core.bfloat16
+    assert core.allclose(y.float(), expected, atol=2e-2)
+    y.float().square().sum().backward()
+    for p, e in zip(layer.parameters(), exact):
+        assert p.grad.dtype is core.float32
+        assert (p.grad - e).norm() < 0.03 * e.norm()
 
 
 def test_weights_get_float32_gradients() -> None:

@@ -22,7 +22,7 @@ MODULES = {
 # the only rooms that may import a library, at any place in a file
 ONLY_IN = {
     "cupy": ["core.backend.cuda"],
-    "zmq": ["ddp.transport.zeromq"],
+    "zmq": ["ddp.transport.zeromq", "ddp.transport.curve"],
     "mpi4py": ["ddp.transport.mpi"],
     "ctypes": ["core.backend.memory", "core.backend.onednn", "core.backend.threads", "core.utils.data._utils", "launch.supervisor"],
     "pickle": ["core.serialize", "core.utils.data._utils"],  # files: restricted; loader workers: our own children
@@ -44,16 +44,18 @@ FLOORS = [
     ["core._tensor", "core.printing"],
     ["core.ops"],
     [
-        *("core.functions", "core.creation", "core.rng", "core.tensor_types", "core.settings", "core.indexing", "core.methods"),
-        *("core.linalg", "core.fft", "core.special", "core.sparse"),
+        *("core.functions", "core.creation", "core.normals", "core.rng", "core.tensor_types", "core.settings"),
+        *("core.indexing", "core.methods"),
+        *("core.linalg", "core.fft", "core.special", "core.sparse", "core.signal"),
     ],
     [
         *("core.autograd", "core.cuda", "core.amp", "core.accelerator", "core.backends", "core.random", "core.philox"),
-        *("core.func", "core.functional", "core.testing", "core.profiler", "core.jit", "core.hub", "core.compiler"),
+        *("core.func", "core.functional", "core.testing", "core.profiler", "core.jit", "core._dynamo", "core.hub", "core.onnx"),
+        *("core.version", "core.compiler", "core.xpu"),
     ],
     ["core._names"],
-    ["core.nn", "core.optim", "core.utils", "core.multiprocessing", "core.serialize"],
-    ["core.distributions"],
+    ["core.nn", "core.optim", "core.utils", "core.multiprocessing", "core.serialize", "core.serialization"],
+    ["core.distributions", "core.fx"],
     ["core.vision"],
 ]
 
@@ -127,7 +129,7 @@ def test_modules_say_what_they_are(module):
     assert ast.get_docstring(ast.parse(MODULES[module].read_text())), f"{module} has no docstring"
     if "." in module:
         name = module.rpartition(".")[2]
-        torchs = {"__main__", "multiprocessing", "random"}  # the paths of modules of torch's own
+        torchs = {"__main__", "multiprocessing", "random", "signal"}  # the paths of modules of torch's own
         assert name in torchs or name not in sys.stdlib_module_names, f"{module} shadows the standard library's {name}"
 
 

@@ -49,7 +49,7 @@ ROWS = {
     ),
     "loss shapes": (
         lambda: F.cross_entropy(core.ones(4, 3), core.tensor([0, 1])),
-        RuntimeError, r"nll_loss: expected target of shape \(4,\) for input \(4, 3\), got \(2,\)",
+        RuntimeError, r"cross_entropy: expected target of shape \(4,\) for input \(4, 3\), got \(2,\)",
     ),
     "mse shapes": (
         lambda: F.mse_loss(core.ones(4), core.ones(3)),
@@ -61,7 +61,7 @@ ROWS = {
     ),
     "label out of range": (
         lambda: F.cross_entropy(core.ones(2, 3), core.tensor([0, 3])),
-        IndexError, r"nll_loss: Target 3 is out of bounds: expected classes 0 to 2",
+        IndexError, r"cross_entropy: Target 3 is out of bounds: expected classes 0 to 2",
     ),
     "state_dict shape": (
         lambda: load({"0.weight": core.ones(3, 4), "0.bias": core.ones(3)}),

@@ -13,16 +13,18 @@ import pytest
 from ml_dtypes import bfloat16
 
 import core
+import core.nn.functional as F
 from core.backend.base import Backend
 from core.backend.cuda import channels, optimizers, pointwise, rows
 from core.backend.cuda.kernels import FLOATS, INSTANCES, Instance, body, names
 from core.backend.cuda.kernels.pointwise import ROWS
 from core.backend.cuda.philox import Draw
-from core.philox import PhiloxGenerator
+from core.errors import CoreError
+from core.philox import PhiloxGenerator, drawing_from
 from tests import devices, test_ops
 from tests.cases import IDS
 from tests.cases import ROWS as OPS
-from tests.fake_cuda import Array, FakeCUDA
+from tests.fake_cuda import Array, FakeCUDA, State
 from tests.gpu.shim import Shim, compiler
 
 pytestmark = pytest.mark.skipif(
@@ -45,6 +47,16 @@ def be(shim, monkeypatch):
     monkeypatch.setattr(Array, "allocate", None)
     shim.launched.clear()
     return FakeCUDA()
+
+
+@pytest.fixture
+def gpu(shim, monkeypatch):
+    """The fake device with kernels is "cuda"."""
+    monkeypatch.setattr(FakeCUDA, "kernels", shim)
+    devices.install_fake(monkeypatch)
+    shim.launched.clear()
+    yield "cuda"
+    State.graph = State.stream = Array.allocate = None
 
 
 class Oracle(Backend):
@@ -133,8 +145,15 @@ def test_cross_entropy(be, dtype):
     each = Array(drawn("float64", 6))
     expected = (np.exp(logp) - onehot) * weights[:, None] * each.host[:, None]
     close(be.cross_entropy_grad(each, Array(x), Array(target), Array(w), lse, None, -100), expected, dtype, 4)
-    wrong = be.cross_entropy(Array(x), Array(np.full(6, 40)), None, -100)[0].host
-    assert np.isnan(wrong).all()
+    for mean in (False, True):
+        value, divisor = be.cross_entropy_total(loss, Array(x), Array(target), Array(w), -100, mean)
+        close(divisor, weights.sum(), "float32" if dtype != "float64" else dtype, 4)
+        close(value, (-logp[np.arange(6), target_] * weights).sum() / (weights.sum() if mean else 1), dtype, 8)
+    assert be.cross_entropy_total(loss, Array(x), Array(target), None, -100, True)[1].host == 5
+    wrong = Array(np.full(6, 40))
+    assert np.isnan(be.cross_entropy(Array(x), wrong, None, -100)[0].host).all()
+    assert (be.cross_entropy_grad(g, Array(x), wrong, None, lse, None, -100).host == 0).all()
+    ran(be, "cross_entropy", "cross_entropy_total", "cross_entropy_grad")
 
 
 # -- normalisation -----------------------------------------------------------------------------------------------------
@@ -153,10 +172,14 @@ def test_layer_norm(be, monkeypatch, dtype, weights, shape, over):
     kind = np.float64 if dtype == "float64" else np.float32
     low = [mean.astype(kind), rstd.astype(kind)]
     for ws, bs in ((w, b), (w, None), (None, None)):
-        close(be.standardize(*up(x, ws, bs, *low), axes), ORACLE.standardize(*wide(x, ws, bs, *low), axes), dtype, 4)
+        y = ORACLE.standardize(*wide(x, ws, bs, *low), axes)
+        close(be.standardize(*up(x, ws, bs, *low), axes), y, dtype, 4)
+        whole = be.fused["standardize"](be, *up(x, ws, bs), axes=axes, eps=1e-5)
+        close(whole[0], y, dtype, 4)
+        close(whole[1:], (mean, rstd), "float64" if dtype == "float64" else "float32", 8)
         expected = ORACLE.standardize_grad(*wide(g, x, ws, bs, *low), axes)
         close(be.standardize_grad(*up(g, x, ws, bs, *low), axes), expected, dtype, 4)
-    ran(be, "row_moments", "row_standardize", "row_norm_grad", "column_sums", "column_join")
+    ran(be, "row_norm", "row_moments", "row_standardize", "row_norm_grad", "column_sums", "column_join")
 
 
 @pytest.mark.parametrize("dtype, weights", WEIGHTS)
@@ -187,6 +210,8 @@ def test_batch_norm(be, monkeypatch, dtype, weights, shape, last):
         y = be.standardize(*up(x, ws, bs, *low), axes)
         close(y, ORACLE.standardize(*wide(x, ws, bs, *low), axes), dtype, 4)
         assert y.strides == x.strides, "it is to lie as its input does"
+        whole = be.fused["standardize"](be, *up(x, ws, bs), axes=axes, eps=1e-5)
+        close(whole[0], ORACLE.standardize(*wide(x, ws, bs, *low), axes), dtype, 4)
         expected = ORACLE.standardize_grad(*wide(g, x, ws, bs, *low), axes)
         close(be.standardize_grad(*up(g, x, ws, bs, *low), axes), expected, dtype, 8)
     ran(be, "channel_moments", "channel_standardize", "channel_sums", "channel_norm_grad")
@@ -243,6 +268,38 @@ def test_pooling_of_nan(be):
     assert won.host.tolist() == [[[1, 1, 0]]]
 
 
+# -- recurrence --------------------------------------------------------------------------------------------------------
+
+SIZES_OF_STEPS = [(3, 3, 2, 1), (2, 2)]
+
+
+@each_dtype
+@pytest.mark.parametrize("sizes", SIZES_OF_STEPS)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("biases", [True, False])
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_recurrent_cells(be, dtype, sizes, reverse, biases, kind):
+    gates, states, size = (4, 2, 5) if kind == "lstm" else (3, 1, 5)
+    x, w, u = drawn(dtype, sum(sizes), 6), drawn(dtype, gates * size, 6), drawn(dtype, gates * size, size)
+    b, c = ((drawn(dtype, gates * size, seed=k) if biases else None) for k in (1, 2))
+    first = [drawn(dtype, sizes[0], size, seed=k) for k in range(states)]
+    no_projection = [None] * (kind == "lstm")
+    got = getattr(be, kind)(*up(x, *first, w, u, b, c, *no_projection), sizes, reverse)
+    expected = getattr(ORACLE, kind)(*wide(x, *first, w, u, b, c, *no_projection), sizes, reverse)
+    close(got[: 1 + states], expected[: 1 + states], dtype, 4)
+    gs = [drawn(dtype, sum(sizes), size, seed=9), *(drawn(dtype, sizes[0], size, seed=k) for k in range(5, 5 + states))]
+    grads = getattr(be, kind + "_grad")(*up(*gs, x, w, u, *no_projection), *got[1 + states :], sizes, reverse, True)
+    right = getattr(ORACLE, kind + "_grad")(
+        *wide(*gs, x, w, u, *no_projection), *expected[1 + states :], sizes, reverse, True
+    )
+    close(tuple(grads), tuple(right), dtype, 30)
+    assert (
+        getattr(be, kind + "_grad")(*up(*gs, x, w, u, *no_projection), *got[1 + states :], sizes, reverse, False)[0]
+        is None
+    )
+    ran(be, f"{kind}_cell", f"{kind}_cell_grad")
+
+
 # -- embedding ---------------------------------------------------------------------------------------------------------
 
 
@@ -273,7 +330,10 @@ PARAMS = {
     "softplus": {"beta": 1.5, "threshold": 1.0},
     "elu": {"alpha": 1.3, "scale": 0.9, "input_scale": 0.7},
     "leaky_relu": {"negative_slope": 0.2},
+    "hardtanh": {"lo": -0.7, "hi": 0.9},
+    "huber": {"delta": 0.8},
 }
+NUMBERS = {"rstd": {"eps": 0.1}, "axpby": {"a": 1.5, "b": -0.7}}  # of chains
 CHAINS = {
     "erf": erf,
     "bias_gelu": lambda x, b: (x + b) * (1 + erf((x + b) / math.sqrt(2))) / 2,
@@ -283,6 +343,8 @@ CHAINS = {
     "swiglu": lambda x, y: x / (1 + np.exp(-x)) * y,
     "dropout_add": lambda x, mask, y: x * mask + y,
     "affine": lambda x, w, b: x * w + b,
+    "rstd": lambda x: 1 / np.sqrt(x + 0.1),
+    "axpby": lambda x, y: 1.5 * x - 0.7 * y,
 }
 
 
@@ -294,9 +356,9 @@ def reference(row, arrays):
     params = dict(PARAMS.get(name, {}), **({"approximate": "tanh"} if name == "gelu_tanh" else {}))
     op = core.ops.op.OPS[name.removesuffix("_tanh")]
     if not gradient:
-        return op(core.from_numpy(arrays[0]), **params).numpy()
-    g, v = arrays
-    if "y" in ROWS[row].arrays:  # the rule reads the output: find the input
+        return op(*map(core.from_numpy, arrays), **params).numpy()
+    g, v, *others = arrays
+    if ROWS[row].arrays == "g y":  # the rule reads the output: find the input
         v = {"sigmoid": lambda y: np.log(y / (1 - y)), "tanh": np.arctanh}.get(name, lambda y: y)(v)
         if name == "elu":
             p = params
@@ -304,12 +366,14 @@ def reference(row, arrays):
                 v > 0, v / p["scale"], np.log1p(np.minimum(v, 0) / (p["alpha"] * p["scale"])) / p["input_scale"]
             )
     x = core.from_numpy(v).requires_grad_()
-    op(x, **params).backward(core.from_numpy(g))
+    op(x, *map(core.from_numpy, others), **params).backward(core.from_numpy(g))
     return x.grad.numpy()
 
 
 def inputs(row, dtype, *shape):
     found = [drawn(dtype, *shape, seed=k) for k in range(len(ROWS[row].arrays.split()))]
+    if row == "rstd":
+        return [np.abs(found[0])]
     if ROWS[row].arrays.endswith(" y") and row in (
         "sigmoid.x",
         "tanh.x",
@@ -323,7 +387,7 @@ def inputs(row, dtype, *shape):
 @each_dtype
 @pytest.mark.parametrize("row", ROWS)
 def test_pointwise(be, dtype, row):
-    numbers = list(PARAMS.get(row.partition(".")[0], {}).values())
+    numbers = list((PARAMS | NUMBERS).get(row.partition(".")[0], {}).values())
     arrays = inputs(row, dtype, 9, 101)
     expected = reference(row, wide(*arrays))
     close(pointwise.run(be, row, up(*arrays), numbers), expected, dtype, 4)
@@ -346,23 +410,62 @@ def test_dimensions_are_merged():
 
 def test_stand_ins_have_the_signatures_of_ops(be):
     """What `fused` offers is called as the op's own functions are."""
-    x = drawn("float32", 3, 4)
-    for key in be.fused:
+    for key in pointwise.fused():
         name, *gradient = key if isinstance(key, tuple) else (key,)
         op = core.ops.op.OPS[name]
         params = {**op.defaults, **PARAMS.get(name, {})}
+        arrays = [drawn("float32", 3, 4, seed=k) for k in range(op.arity)]
+        double = dict(zip(op.inputs, wide(*arrays)))
+        out = op.forward(ORACLE, *double.values(), **params)
         if not gradient:
-            got, expected = be.fused[key](be, Array(x), **params), op.forward(ORACLE, x.astype(float), **params)
+            got, expected = be.fused[key](be, *up(*arrays), **params), out
         else:
-            plan = op.plan(1)
-            ((_, rule, _),) = plan.rules
+            ((_, rule, _),) = op.plan(1).rules
             needs = list(inspect.signature(rule).parameters)[2:]
-            out = op.forward(ORACLE, x.astype(float), **params)
-            values = {"x": x.astype(float), "out": out, **params}
-            expected = rule(core.ops.op.Raw.of(ORACLE), np.ones_like(x, float), *(values[n] for n in needs))
+            values = {**double, "out": out, **params}
+            expected = rule(core.ops.op.Raw.of(ORACLE), np.ones((3, 4)), *(values[n] for n in needs))
             low = {n: Array(v.astype(np.float32)) if isinstance(v, np.ndarray) else v for n, v in values.items()}
-            got = be.fused[key](core.ops.op.Raw.of(be), Array(np.ones_like(x)), *(low[n] for n in needs))
+            got = be.fused[key](be, Array(np.ones((3, 4), np.float32)), *(low[n] for n in needs))
         close(got, expected, "float32", 4)
+
+
+def test_ops_on_the_device_run_them(shim, monkeypatch):
+    """Calling an op, in place or not, and going back through it, launches what stands in for it; the CPU notices nothing."""
+    monkeypatch.setattr(FakeCUDA, "kernels", shim)
+    devices.install_fake(monkeypatch)
+    for name in pointwise.OPS:
+        op = core.ops.op.OPS[name]
+        arrays = [drawn("float32", 3, 4, seed=k) for k in range(op.arity)]
+        results = {}
+        for device in ("cpu", "cuda"):
+            shim.launched.clear()
+            x, *others = (core.from_numpy(a.copy()).to(device) for a in arrays)
+            y = op(x.requires_grad_(), *others, **PARAMS.get(name, {}))
+            y.backward(core.ones(3, 4).to(device))
+            results[device] = y.detach().cpu().numpy(), x.grad.cpu().numpy()
+            ran_here = {of for of, _ in shim.launched}
+            expected = (
+                {f"pointwise.{r}<float32>" for r in (name, f"{name}.x") if r in ROWS} if device == "cuda" else set()
+            )
+            assert ran_here == expected, f"{name} on {device}: {ran_here}"
+        for got, expected in zip(results["cuda"], results["cpu"]):
+            np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6, err_msg=name)
+    shim.launched.clear()
+    x = core.from_numpy(drawn("float32", 3, 4)).to("cuda")
+    x.sigmoid_()
+    np.testing.assert_allclose(x.cpu().numpy(), 1 / (1 + np.exp(-drawn("float32", 3, 4))), rtol=1e-5)
+    assert [k for _, k in shim.launched] == ["flat"]
+
+
+def test_layer_norm_is_one_launch(shim, monkeypatch):
+    monkeypatch.setattr(FakeCUDA, "kernels", shim)
+    devices.install_fake(monkeypatch)
+    x, w, b = (drawn("float32", *s) for s in ((6, 40), (40,), (40,)))
+    shim.launched.clear()
+    y = F.layer_norm(*(core.from_numpy(a).to("cuda") if isinstance(a, np.ndarray) else a for a in (x, (40,), w, b)))
+    assert [k for _, k in shim.launched] == ["row_norm"]
+    expected = F.layer_norm(core.from_numpy(x), (40,), core.from_numpy(w), core.from_numpy(b))
+    np.testing.assert_allclose(y.cpu().numpy(), expected.numpy(), rtol=1e-5, atol=1e-5)
 
 
 # -- random numbers ----------------------------------------------------------------------------------------------------
@@ -476,6 +579,214 @@ def test_overflow_skips_the_step(be, dtype):
         assert s.host == 0
 
 
+DROPOUTS = [
+    lambda x: F.dropout(x, 0.3),
+    lambda x: F.dropout2d(x, 0.5),
+    lambda x: F.alpha_dropout(x, 0.4, True),
+    lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5),
+]
+
+
+@pytest.mark.parametrize("drop", DROPOUTS)
+@pytest.mark.parametrize("kernels", [True, False])
+def test_dropout_is_drawn_on_the_device(gpu, shim, monkeypatch, drop, kernels):
+    """In lockstep mode with the bits of the CPU, else from the device's generator, which `manual_seed` starts over."""
+    if not kernels:
+        monkeypatch.setattr(FakeCUDA, "kernels", None)
+    x = core.from_numpy(drawn("float32", 2, 3, 5, 4))
+    results = []
+    for device in ("cpu", gpu):
+        with drawing_from(PhiloxGenerator(11, step=5, shard=2)) as generator:
+            results.append([drop(x.to(device)).cpu().numpy() for _ in range(2)])
+            assert generator.call == 2
+    for y, e in zip(results[1], results[0]):
+        np.testing.assert_allclose(y, e, rtol=1e-5, atol=1e-6)
+    assert (results[0][0] != results[0][1]).any()
+    assert ("dropout_mask" in {k for _, k in shim.launched}) == kernels
+    x = x.to(gpu)
+    core.manual_seed(3)
+    first, second = drop(x), drop(x)
+    state = core.cuda.get_rng_state()
+    third = drop(x)
+    core.cuda.manual_seed(3)
+    assert (drop(x) == first).all() and not (first == second).all() and core.cuda.initial_seed() == 3
+    core.cuda.set_rng_state(state)
+    assert (drop(x) == third).all()
+    host = core.get_rng_state()
+    drop(x)
+    assert (core.get_rng_state() == host).all(), "the host's stream goes on as if nothing had been drawn"
+
+
+def test_launches_of_a_graph_draw_anew(gpu):
+    """The k-th launch draws what step k of the generator would: with a launch a step, the numbers of lockstep mode."""
+    x = core.ones(64, device=gpu)
+    with drawing_from(PhiloxGenerator(7, step=10)):
+        g = core.cuda.CUDAGraph()
+        with core.cuda.graph(g):
+            y, z = F.dropout(x), F.dropout(x)
+    for step in (10, 11, 12):
+        g.replay()
+        with drawing_from(PhiloxGenerator(7, step=step)):
+            assert (y == F.dropout(x)).all() and (z == F.dropout(x)).all()
+    core.manual_seed(0)
+    graphed = core.cuda.GraphedStep(lambda x: F.dropout(x), x)
+    drawn_ = [graphed(x).clone() for _ in range(3)] + [F.dropout(x)]
+    assert not any((a == b).all() for k, a in enumerate(drawn_) for b in drawn_[:k])
+
+
+OPTIMIZERS = [
+    (core.optim.SGD, {}),
+    (core.optim.SGD, {"momentum": 0.9, "dampening": 0.1, "weight_decay": 0.01}),
+    (core.optim.SGD, {"momentum": 0.9, "nesterov": True, "maximize": True}),
+    (core.optim.Adam, {"weight_decay": 0.01}),
+    (core.optim.Adam, {"amsgrad": True}),
+    (core.optim.AdamW, {}),
+]
+
+
+def fitted(cls, options, device, steps=4, dtype=None):
+    """A small model after some steps, and its optimizer; after half of them the state went through a dictionary."""
+    core.manual_seed(0)
+    model = core.nn.Sequential(core.nn.Linear(4, 8), core.nn.Tanh(), core.nn.Linear(8, 1)).to(device)
+    optimizer = cls(model.parameters(), lr=0.05, **options)
+    x = core.from_numpy(drawn("float32", 5, 4)).to(device)
+    for k in range(steps):
+        optimizer.zero_grad()
+        model(x).pow(2).mean().backward()
+        optimizer.step()
+        if k == steps // 2:
+            state = optimizer.state_dict()
+            optimizer = cls(model.parameters(), lr=0.05, **options)
+            optimizer.load_state_dict(state)
+    return [p.detach().cpu().numpy() for p in model.parameters()], optimizer
+
+
+@pytest.mark.parametrize("cls, options", OPTIMIZERS)
+def test_optimizers_step_all_parameters_at_once(gpu, shim, cls, options):
+    expected, plain = fitted(cls, options, "cpu")
+    shim.launched.clear()
+    found, optimizer = fitted(cls, options, gpu)
+    for y, e in zip(found, expected):
+        np.testing.assert_allclose(y, e, rtol=2e-5, atol=1e-6)
+    launched = [k for of, k in shim.launched if of.startswith("optimizers")]
+    assert launched == (["sgd"] * 4 if cls is core.optim.SGD else ["count_steps", "adam"] * 4)
+    states = zip(optimizer.state_dict()["state"].values(), plain.state_dict()["state"].values(), strict=True)
+    for s, e in states:
+        assert s.keys() == e.keys() and all(t.is_cuda for t in s.values())
+        for name in s:
+            np.testing.assert_allclose(s[name].cpu().numpy(), e[name].numpy(), rtol=2e-5, atol=1e-6)
+
+
+def test_what_is_not_served_steps_as_everywhere(gpu, shim):
+    class Mine(core.optim.SGD):
+        def update(self, be, x_, g, state, group):
+            x_ -= g
+
+    for cls, options in ((Mine, {}), (core.optim.SGD, {"fused": False}), (core.optim.RMSprop, {})):
+        found, _ = fitted(cls, options, gpu)
+        for y, e in zip(found, fitted(cls, options, "cpu")[0]):
+            np.testing.assert_allclose(y, e, rtol=1e-4, atol=1e-5)
+    assert not any(of.startswith("optimizers") for of, _ in shim.launched)
+    whole, turned = core.ones(2, 3, device=gpu), core.ones(3, 2, device=gpu).t()
+    ps = [core.nn.Parameter(whole), core.nn.Parameter(turned)]
+    for p in ps:
+        p.grad = core.ones(2, 3, device=gpu)
+    core.optim.SGD(ps, lr=core.tensor(0.5, device=gpu)).step()
+    assert all((p == 0.5).all() for p in ps) and [k for _, k in shim.launched].count("sgd") == 1
+
+
+def test_counts_on_the_host_are_not_captured(gpu):
+    p = core.nn.Parameter(core.ones(3, device=gpu))
+    for cls, works in ((core.optim.NAdam, False), (core.optim.Adam, True), (core.optim.SGD, True)):
+        optimizer = cls([p], lr=0.1)
+
+        def step(x, optimizer=optimizer):
+            optimizer.zero_grad()
+            (p * x).sum().backward()
+            optimizer.step()
+
+        if works:
+            core.cuda.GraphedStep(step, core.ones(3, device=gpu))
+        else:
+            with pytest.raises(
+                CoreError, match="NAdam: expected state on the GPU while a graph is captured, got counts on the host"
+            ):
+                core.cuda.GraphedStep(step, core.ones(3, device=gpu))
+
+
+@pytest.mark.parametrize("cls", [core.optim.SGD, core.optim.AdamW])
+def test_a_scaled_step_is_captured(gpu, cls):
+    """Loss scale, verdict, step counts and learning rate live on the device, so launches of a graph train as eager steps do."""
+
+    def made(device):
+        core.manual_seed(1)
+        model = core.nn.Linear(4, 3).to(device)
+        lr = core.tensor(0.05, device=device)
+        optimizer, scaler = (
+            cls(model.parameters(), lr=lr),
+            core.amp.GradScaler(device, init_scale=8.0, growth_interval=2),
+        )
+
+        def step(x):
+            optimizer.zero_grad()
+            loss = model(x).pow(2).mean()
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            core.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            scaler.step(optimizer)
+            scaler.update()
+            return loss
+
+        return model, optimizer, scaler, step, lr
+
+    batches = [drawn("float32", 5, 4, seed=k) for k in range(7)]
+    batches[4][0, 0] = np.inf
+    model, optimizer, scaler, step, lr = made("cpu")
+    expected = []
+    for k, b in enumerate([batches[0], *batches]):
+        if k == 6:
+            lr.fill_(0.01)
+        with np.errstate(all="ignore"):  # the gradients of infinite inputs, clipped
+            expected.append(step(core.from_numpy(b)).item())
+    model_, optimizer_, scaler_, step_, lr_ = made(gpu)
+    graphed = core.cuda.GraphedStep(step_, core.from_numpy(batches[0]).to(gpu), warm_up=1)
+    found = [expected[0]]
+    for k, b in enumerate(batches, 1):
+        if k == 6:
+            lr_.fill_(0.01)
+        found.append(graphed(core.from_numpy(b)).item())
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert scaler_.get_scale() == scaler.get_scale() != 8.0
+    assert scaler_.state_dict() == scaler.state_dict()
+    for p, e in zip(model_.parameters(), model.parameters()):
+        np.testing.assert_allclose(p.detach().cpu().numpy(), e.detach().numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_the_scale_on_the_device(gpu):
+    """Its rule is that of the host."""
+    p = core.nn.Parameter(core.ones(3, device=gpu))
+    q = core.nn.Parameter(
+        core.ones(2, 3, device=gpu).t()
+    )  # no case of the kernels: the optimizer has to be told on the host
+    optimizer = core.optim.SGD([p, q], lr=1.0)
+    scaler = core.amp.GradScaler(gpu, init_scale=4.0, growth_interval=2)
+    for bad, scale in ((False, 4.0), (False, 8.0), (True, 4.0), (False, 4.0)):
+        before = p.detach().clone()
+        scaler.scale((p * p).sum() + q.sum()).backward()
+        if bad:
+            q.grad[0, 0] = math.inf
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        assert scaler.get_scale() == scale and bool((p == before).all()) == bad
+        optimizer.zero_grad()
+    scaler.update(16.0)
+    assert scaler.get_scale() == 16.0
+    other = core.amp.GradScaler(gpu)
+    other.load_state_dict(scaler.state_dict())
+    assert other.scale(core.ones(1, device=gpu)).item() == 16.0
+
+
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
@@ -497,7 +808,8 @@ def test_every_kernel_ran(shim, request):
 
 @pytest.mark.parametrize("name, number", [i for i in IDS if i[0] in """
     softmax softmax_grad log_softmax log_softmax_grad standardize rms_norm max_pool max_pool_grad max_pool_pick sum_pool sum_pool_grad
-    embedding index_put gelu normal_cdf conv attention F.batch_norm F.layer_norm F.group_norm F.max_pool2d F.avg_pool2d F.embedding
+    lstm_layer gru_layer cross_entropy_rows F.cross_entropy embedding index_put gelu normal_cdf conv attention F.batch_norm F.layer_norm
+    F.group_norm F.max_pool2d F.avg_pool2d F.embedding
 """.split()])  # fmt: skip
 def test_ops_and_their_gradients(shim, monkeypatch, name, number):
     """Rows of the op table whose kernels are ours, by the body that runs on every device."""

@@ -4,6 +4,7 @@ precision."""
 import ctypes
 import gc
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,15 +14,18 @@ import core
 import core.nn.functional as F
 from core import backend, cuda
 from core.backend.cuda import gemm, memory, optimizers, pointwise
+from core.backend.switches import SWITCHES, Switches
 from core.errors import ArgumentError, CoreError, DeviceError, ShapeError
 from tests import devices
-from tests.fake_cuda import Array, Graph, State
+from tests.fake_cuda import Array, Graph, State, _do
 
 fake = devices.fake
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left_capturing():
+def nothing_is_left_capturing(monkeypatch):
+    for name, value in vars(Switches()).items():
+        monkeypatch.setattr(SWITCHES, name, value)
     yield
     State.graph = State.stream = Array.allocate = None
 
@@ -37,6 +41,7 @@ class FakeLt:
 
     MatmulDescAttribute = SimpleNamespace(TRANSA=3, TRANSB=4, EPILOGUE=7, BIAS_POINTER=8)
     MatrixLayoutAttribute = SimpleNamespace(BATCH_COUNT=5, STRIDED_BATCH_OFFSET=6)
+    ComputeType = SimpleNamespace(COMPUTE_32F=68, COMPUTE_64F=70, COMPUTE_32F_FAST_TF32=77)
     Epilogue = SimpleNamespace(BIAS=4, GELU=32, GELU_BIAS=36)
 
     class MatmulPreferenceAttribute:
@@ -86,7 +91,11 @@ class FakeLt:
 
     def matmul(self, handle, product, alpha, a, ad, b, bd, beta, c, cd, d, dd, algorithm, workspace, size, stream):
         self.calls += 1
-        p, (al, bl, dl) = self.objects[product], (self.objects[i] for i in (ad, bd, dd))
+        # as they are now: a graph keeps what it was given
+        p, (al, bl, dl) = dict(self.objects[product]), (dict(self.objects[i]) for i in (ad, bd, dd))
+        _do(lambda: self._multiply(p, a, al, b, bl, d, dl))
+
+    def _multiply(self, p, a, al, b, bl, d, dl):
         for k in range(dl.get(5, 1)):
             x, y = self.matrix(a, al, k), self.matrix(b, bl, k)
             z = (x.T if p.get(3) else x).astype(np.float64) @ (y.T if p.get(4) else y).astype(np.float64)
@@ -121,8 +130,7 @@ def lt(monkeypatch):
     import sys
 
     found = FakeLt()
-    compute = SimpleNamespace(COMPUTE_32F=68, COMPUTE_64F=70, COMPUTE_32F_FAST_TF32=77)
-    bindings = SimpleNamespace(cublasLt=found, cublas=SimpleNamespace(ComputeType=compute))
+    bindings = SimpleNamespace(cublasLt=found, cublas=SimpleNamespace(ComputeType=FakeLt.ComputeType))
     monkeypatch.setitem(sys.modules, "nvmath", SimpleNamespace(bindings=bindings))
     monkeypatch.setitem(sys.modules, "nvmath.bindings", bindings)
     return found
@@ -131,7 +139,6 @@ def lt(monkeypatch):
 @pytest.fixture
 def product(lt, fake):
     be = backend.get("cuda")
-    be.xp.cuda.Memory = lambda size: SimpleNamespace(ptr=0, size=size)
     be.gemm = gemm.Gemm(be.xp)
     return be
 
@@ -215,9 +222,44 @@ def test_plans_are_kept_and_tf32_is_a_switch(product, lt):
     for _ in range(3):
         product.matmul(x, x)
     assert sum("compute" in o for o in lt.objects) == 1
-    product.gemm.tf32 = True
+    core.backends.cuda.matmul.allow_tf32 = True
     product.matmul(x, x)
     assert [o["compute"] for o in lt.objects if "compute" in o] == [68, 77]
+
+
+@pytest.mark.parametrize("error", [FakeLt.cuBLASLtError, RuntimeError])
+def test_a_library_that_does_not_open_is_absent(lt, fake, monkeypatch, error):
+    """cuBLASLt that does not fit the driver says so by an error of its own kind; CuPy's products answer then."""
+
+    def fails():
+        raise error("the library was not initialized (CUBLAS_STATUS_NOT_INITIALIZED)")
+
+    monkeypatch.setattr(lt, "create", fails)
+    assert gemm.opened(backend.get("cuda").xp) is None
+
+
+def test_switches_reach_the_backend(fake):
+    be = backend.get("cuda")
+    be._dnn = SimpleNamespace()
+    cudnn = core.backends.cudnn
+    assert be.dnn is be._dnn and cudnn.enabled and cudnn.allow_tf32 and not cudnn.benchmark
+    with cudnn.flags(enabled=False, deterministic=True):
+        assert be.dnn is None and SWITCHES.deterministic
+    assert be.dnn is be._dnn and not SWITCHES.deterministic
+    cudnn.allow_tf32 = False
+    core.use_deterministic_algorithms(True)
+    core.set_float32_matmul_precision("high")
+    core.backends.cuda.enable_cudnn_sdp(False)
+    assert (SWITCHES.conv_tf32, SWITCHES.deterministic, SWITCHES.matmul_tf32, SWITCHES.cudnn_attention) == (
+        False,
+        True,
+        True,
+        False,
+    )
+    assert core.backends.cuda.matmul.allow_tf32 and core.backends.cuda.matmul.fp32_precision == "tf32"
+    core.set_float32_matmul_precision("highest")
+    core.use_deterministic_algorithms(False)
+    assert not core.backends.cuda.matmul.allow_tf32
 
 
 # -- dispatch ----------------------------------------------------------------------------------------------------------
@@ -308,6 +350,70 @@ def test_pinned_memory(fake):
     assert be.pinned(np.empty(0)).size == 0
 
 
+def test_tensors_are_pinned_and_copied_while_the_host_goes_on(fake, monkeypatch):
+    waits = []
+    be = backend.get("cuda")
+    plain = be.xp.asarray
+    monkeypatch.setattr(
+        type(be.xp), "asarray", staticmethod(lambda a, blocking=False: (waits.append(blocking), plain(a))[1])
+    )
+    x = core.randn(3, 4)
+    p = x.pin_memory()
+    assert p.is_pinned() and not x.is_pinned() and p.pin_memory() is p and (p == x).all()
+    for t, options, waited in ((x, {}, False), (p, {}, True), (p, {"non_blocking": True}, False)):
+        waits.clear()
+        assert (t.to("cuda", **options).cpu() == x).all() and waits == [waited]
+    waits.clear()
+    assert (p.cuda(non_blocking=True).cpu() == x).all() and (p.to("cuda", core.float32, True).cpu() == x).all()
+    assert waits == [False, False]
+    with pytest.raises(DeviceError, match="expected a tensor of the CPU"):
+        p.cuda().pin_memory()
+    copy = x.to("cpu", core.float32, False, True)
+    assert copy is not x and x.to("cpu", core.float32, True) is x
+
+
+def test_pinned_arrays_are_kept_until_they_have_been_read(fake, monkeypatch):
+    be = backend.get("cuda")
+    y = be.xp.empty((4,), np.float32)
+    monkeypatch.setattr("tests.fake_cuda.Stream.record", lambda self, event=None: SimpleNamespace(done=False))
+    be.fill_(y, be.pinned(drawn(4)))
+    be.fill_(y, drawn(4))
+    be.fill_(y, be.pinned(drawn(4, seed=1)))
+    assert len(be._read) == 2
+    for when, _ in be._read:
+        when.done = True
+    be.fill_(y, be.pinned(drawn(4, seed=2)))
+    assert len(be._read) == 1 and (y.get() == drawn(4, seed=2)).all()
+
+
+class Pair(NamedTuple):
+    x: Any
+    y: str
+
+
+class Sample:
+    def __init__(self, x):
+        self.x = x
+
+    def pin_memory(self):
+        return Sample(self.x.pin_memory())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loader_pins_batches(fake, workers):
+    data = [{"a": core.ones(2) * k, "b": Pair(core.ones(1), "text"), "c": [1, core.zeros(3)]} for k in range(4)]
+    cuda.init()
+    for batch in core.utils.data.DataLoader(data, batch_size=2, pin_memory=True, num_workers=workers):
+        assert batch["a"].is_pinned() and batch["b"].x.is_pinned() and batch["c"][1].is_pinned()
+        assert list(batch["b"].y) == ["text", "text"] and type(batch["b"]) is Pair
+    (found,) = core.utils.data.DataLoader([core.ones(2)], batch_size=None, pin_memory=True)
+    assert found.is_pinned()
+    (found,) = core.utils.data.DataLoader([core.ones(2)], collate_fn=lambda xs: Sample(xs[0]), pin_memory=True)
+    assert found.x.is_pinned()
+    (found,) = core.utils.data.DataLoader([core.ones(2)], batch_size=None)
+    assert not found.is_pinned()
+
+
 # -- streams -----------------------------------------------------------------------------------------------------------
 
 
@@ -373,6 +479,63 @@ def test_what_cannot_be_captured(fake, wait):
     with pytest.raises(RuntimeError, match="not permitted when stream is capturing"), cuda.graph(g):
         wait(x)
     assert gc.isenabled() and State.graph is None and cuda.current_stream() == cuda.default_stream()
+
+
+def test_memory_of_a_capture_is_the_graphs_own(fake):
+    """What is made while capturing comes from the graph's pool, and nothing after it does; two graphs may share one."""
+    x, xp = core.ones(1000, device="cuda"), backend.get("cuda").xp
+    pool = cuda.graph_pool_handle()
+    g, h = cuda.CUDAGraph(), cuda.CUDAGraph()
+    before = xp.get_default_memory_pool().total
+    with cuda.graph(g, pool=pool):
+        y = x * 2 + 1
+    assert pool.total >= 8000 and xp.get_default_memory_pool().total == before and g.pool() is pool
+    held = pool.total
+    with cuda.graph(h, pool=g.pool()):
+        z = x - 1
+    assert pool.total > held
+    held = pool.total
+    core.zeros(50, device="cuda")
+    assert pool.total == held and xp.get_default_memory_pool().total > before
+    g.replay()
+    h.replay()
+    assert (y == 3).all() and (z == 0).all()
+    other = cuda.CUDAGraph()
+    with cuda.graph(other):
+        x + x
+    assert other.pool() is not pool and other.pool().total > 0
+
+
+def test_inputs_of_a_graphed_step_are_static(fake):
+    """What is given is copied into the tensors that were captured; the caller's own are not touched, and may change."""
+    graphed = cuda.GraphedStep(lambda x, k: x * k, core.ones(3, device="cuda"), core.tensor(2.0, device="cuda"))
+    x = core.ones(3, device="cuda")
+    for value in (1.0, 5.0):
+        x.fill_(value)
+        assert graphed(x, core.tensor(3.0)).tolist() == [3 * value] * 3 and x.tolist() == [value] * 3
+    pinned = core.full((3,), 7.0).pin_memory()
+    assert graphed(pinned, core.tensor(1.0).pin_memory()).tolist() == [7.0] * 3
+
+
+def test_a_graphed_step_keeps_its_model(fake):
+    """Launches write to the parameters: they must not be freed while there is the graph."""
+    import weakref
+
+    model, optimizer = made("cuda")
+    alive = weakref.ref(model)
+    x, y = core.randn(5, 4).cuda(), core.randn(5, 1).cuda()
+    graphed = cuda.GraphedStep(step_of(model, optimizer), x, y)
+    del model, optimizer
+    gc.collect()
+    assert alive() is not None and graphed(x, y).item() > graphed(x, y).item()
+    del graphed
+    gc.collect()
+    assert alive() is None
+    net = core.nn.BatchNorm1d(3).cuda()
+    alive, run = weakref.ref(net), cuda.make_graphed_callables(net, (core.ones(2, 3, device="cuda"),))
+    del net
+    gc.collect()
+    assert alive() is not None and run(core.ones(2, 3, device="cuda")).shape == (2, 3)
 
 
 def step_of(model, optimizer):

@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 from ml_dtypes import bfloat16
 
+import core
+import core.nn as nn
+import core.nn.functional as F
 from core.backend import threads
 from core.backend.base import Backend, conv_out_shape
 from core.backend.cpu import CPUBackend, description
-from core.backend.onednn import kernels, library, primitives
+from core.backend.onednn import images, kernels, library, primitives
 from core.errors import ArgumentError
 
 needs_library = pytest.mark.skipif(library.get() is None, reason=f"no oneDNN here: {library.reason()}")
@@ -145,7 +148,7 @@ def row_rows() -> Iterator[tuple[str, Row]]:
     for shape, axes, affine in [
         ((65, 129), (1,), (129,)), ((3, 50, 70), (2,), (70,)), ((9, 1000), (1,), (1000,)), ((2, 3), (1,), (3,)),
         ((4, 6, 9, 7), (0, 2, 3), (1, 6, 1, 1)), ((2, 3, 41), (0, 2), (1, 3, 1)), ((300, 40), (0,), (40,)),
-        ((3, 5, 2, 2), (0, 2, 3), (1, 5, 1, 1)),
+        ((3, 5, 2, 2), (0, 2, 3), (1, 5, 1, 1)), ((4, 24, 9, 7), (0, 2, 3), (1, 24, 1, 1)),
     ]:  # fmt: skip
         x, w, b, g = drawn(*shape) + 3, drawn(*affine), drawn(*affine, seed=1), drawn(*shape, seed=1)
         mean, var = PLAIN.moments(x, axes)
@@ -156,7 +159,35 @@ def row_rows() -> Iterator[tuple[str, Row]]:
         yield f"standardize_grad-{name}", ("standardize_grad", (g, x, w, b), (mean, rstd, axes))
 
 
-ROWS: dict[str, Row] = {name: row for rows in (conv_rows, pool_rows, product_rows, row_rows) for name, row in rows()}
+def element_rows() -> Iterator[tuple[str, Row]]:
+    for shape in [(5, 24, 13, 17), (4, 3, 40, 50), (20000,)]:
+        name, x, y = "x".join(map(str, shape)), drawn(*shape), drawn(*shape, seed=1)
+        yield f"relu-{name}", ("relu", (x,), ())
+        if len(shape) > 1:
+            yield f"sum_channels-{name}", ("sum_channels", (x,), ())
+        yield f"relu_grad-{name}", ("relu_grad", (y, np.maximum(x, 0)), ())
+        yield f"add-{name}", ("add", (x, y), ())
+
+
+def large_weight_rows() -> Iterator[tuple[str, Row]]:
+    """Weights from which on their gradient is a product of columns, or one in which samples and channels change roles."""
+    for x, w, places in [
+        ((2, 300, 5, 4), (420, 300, 3, 3), ((2, 1), (1, 0), (1, 1), 1)),
+        ((1, 1100, 9), (1000, 1100, 1), ((1,), (2,), (1,), 1)),
+        ((3, 90, 7, 7), (700, 90, 3, 6), ((1, 1), (2, 3), (3, 1), 1)),
+        ((8, 200, 5, 5), (160, 200, 3, 3), ((2, 2), (1, 1), (1, 1), 1)),
+        ((9, 1030, 4, 3), (260, 1030, 1, 1), ((2, 1), (0, 0), (1, 1), 1)),
+    ]:
+        out = conv_out_shape(x[2:], w[2:], *places[:3])
+        g = drawn(x[0], w[0], *out)
+        yield f"conv_weight_grad-large-{'x'.join(map(str, w))}", ("conv_weight_grad", (g, drawn(*x)), (w, *places))
+
+
+ROWS: dict[str, Row] = {
+    name: row
+    for rows in (conv_rows, pool_rows, product_rows, row_rows, element_rows, large_weight_rows)
+    for name, row in rows()
+}
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -230,6 +261,129 @@ def test_a_channels_last_image_stays_so() -> None:
     x = LAYOUTS["channels_last"](drawn(2, 8, 6, 6))
     y = CPU.conv(x, drawn(4, 8, 3, 3), None, (1, 1), (1, 1), (1, 1), 1)
     assert y.shape == (2, 4, 6, 6) and y.transpose(0, 2, 3, 1).flags.c_contiguous
+    x = LAYOUTS["channels_last"](drawn(2, 24, 20, 20))
+    y = CPU.conv(x, drawn(32, 24, 3, 3), None, (1, 1), (1, 1), (1, 1), 1)
+    mean, var = CPU.moments(y, (0, 2, 3))
+    w, b = drawn(1, 32, 1, 1), drawn(1, 32, 1, 1)
+    z = CPU.standardize(y, w, b, mean, var, (0, 2, 3))
+    pooled = CPU.max_pool(z, (2, 2), (10, 10), (2, 2), (0, 0), (1, 1))
+    added, dx = CPU.add(y, z), CPU.standardize_grad(np.ascontiguousarray(z), y, w, b, mean, var, (0, 2, 3))[0]
+    for a in (y, z, *pooled, added, CPU.relu(z), CPU.relu_grad(z, y), dx):
+        assert images.lies_channels_last(a)
+    np.testing.assert_array_equal(CPU.in_c_order(y), np.ascontiguousarray(y))
+    assert CPU.in_c_order(y).flags.c_contiguous
+
+
+def test_nobody_sees_the_order_in_memory() -> None:
+    """Results that lie channels-last between layers look and behave as if they lay in C order."""
+    core.manual_seed(0)
+    x, w = core.randn(2, 16, 9, 8, requires_grad=True), core.randn(24, 16, 3, 3, requires_grad=True)
+    norm, seen = nn.BatchNorm2d(24), []
+
+    def layers(conv: Callable[..., Any]) -> Any:
+        y = conv(x, w)
+        z = F.relu(norm(y), inplace=True) + y
+        z.register_hook(lambda g: seen.append((g.stride(), g.view(2, -1).sum().item())))
+        return F.max_pool2d(z, 2)
+
+    y = layers(lambda x, w: F.conv2d(x, w, padding=1))
+    if library.get() is not None:
+        assert y._inside is not None, "nothing is kept channels-last"
+    assert y.shape == (2, 24, 4, 4) and y.dim() == 4 and y.dtype == core.float32
+    g = core.autograd.grad(y.square().sum(), x, retain_graph=True)[0]
+    y.square().sum().backward()
+    for t in (y, y.detach(), g, x.grad, w.grad):
+        assert t.is_contiguous() and t.stride() == core.empty(t.shape).stride()
+        assert t.detach().numpy().flags.c_contiguous
+    assert y.view(2, -1)[1, 17].item() == y[1, 1, 0, 1].item()
+    assert core.equal(g, x.grad)
+
+    expected = layers(
+        lambda x, w: (F.unfold(x, 3, padding=1).transpose(1, 2) @ w.view(24, -1).t()).mT.reshape(2, 24, 9, 8)
+    )
+    assert core.allclose(y, expected, atol=1e-4)
+    (e,) = core.autograd.grad(expected.square().sum(), x)
+    assert core.allclose(g, e, atol=1e-2) and g.abs().max() > 10
+    assert seen[0][0] == seen[-1][0] == (24 * 72, 72, 8, 1) and seen[0][1] == pytest.approx(seen[-1][1], abs=1e-1)
+
+
+def test_gradients_of_gradients_of_images() -> None:
+    """A gradient penalty: the same in float32, channels-last, and in float64, which NumPy computes in C order."""
+
+    def penalty(dtype: Any) -> list[Any]:
+        core.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(16, 24, 3, padding=1), nn.Softplus(), nn.BatchNorm2d(24), nn.ConvTranspose2d(24, 32, 2, 2), nn.ReLU(),
+            nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Conv2d(32, 1, 1),
+        ).to(dtype)  # fmt: skip
+        x = core.randn(3, 16, 8, 8).to(dtype).requires_grad_()
+        (g,) = core.autograd.grad(net(x).square().sum(), x, create_graph=True)
+        assert g.is_contiguous()
+        (g.view(3, -1).norm(2, dim=1) - 1).square().mean().backward()
+        return [g.detach(), x.grad, *(p.grad for p in net.parameters())]
+
+    for found, expected in zip(penalty(core.float32), penalty(core.float64)):
+        assert (found is None) == (expected is None)
+        if found is not None:
+            assert found.is_contiguous()
+            assert (found.double() - expected).norm() <= 1e-4 * expected.norm() + 1e-5
+
+
+def test_writes_to_what_lies_channels_last() -> None:
+    x, w = core.randn(2, 16, 6, 6), core.randn(20, 16, 3, 3)
+    y = F.conv2d(x, w)
+    z, before = F.conv2d(x, w), y.clone()
+    y += 1
+    y.mul_(2).clamp_(min=0)
+    assert core.equal(y, ((before + 1) * 2).clamp(min=0))
+    z[0, 3] = 7.0
+    assert (z[0, 3] == 7).all() and core.equal(z[1], before[1])
+    y = F.conv2d(x, w)
+    y.data = core.zeros_like(y)
+    assert y._inside is None and not F.relu(y + 0).any()
+    flat = before.view(-1)
+    before.zero_()
+    assert not flat.any()
+
+
+@needs_library
+@pytest.mark.parametrize("layout", ["packed", "channels_last"])
+def test_batch_normalisation_in_bfloat16(layout: str) -> None:
+    lay, axes = LAYOUTS[layout], (0, 2, 3)
+    x, g = (lay(drawn(4, 24, 9, 7, seed=s)).astype(bfloat16) for s in range(2))
+    w, b = drawn(1, 24, 1, 1), drawn(1, 24, 1, 1, seed=1)
+    wide = x.astype(np.float32)
+    mean, var = CPU.moments(x, axes)
+    close((mean, var), PLAIN.moments(wide, axes), 1e-4)
+    assert mean.dtype == var.dtype == np.float32
+    rstd = 1 / np.sqrt(var + np.float32(1e-5))
+    y = CPU.standardize(x, w, b, mean, rstd, axes)
+    assert y.dtype == bfloat16
+    close(y, PLAIN.standardize(wide, w, b, mean, rstd, axes), 2e-2)
+    found = CPU.standardize_grad(g, x, w, b, mean, rstd, axes)
+    close(found, PLAIN.standardize_grad(g.astype(np.float32), wide, w, b, mean, rstd, axes), 2e-2)
+    assert found[1].dtype == w.dtype
+
+
+@needs_library
+def test_casts_round_as_numpy_does() -> None:
+    x = np.concatenate([drawn(9000) * 10.0**e for e in range(-30, 31, 10)]).astype(np.float32)
+    x[:6] = np.nan, np.inf, -np.inf, 0.0, -0.0, 3.4e38
+    half = CPU.cast(x, np.dtype(bfloat16))
+    np.testing.assert_array_equal(half.view(np.uint16)[1:], x.astype(bfloat16).view(np.uint16)[1:])
+    assert np.isnan(half[0])
+    np.testing.assert_array_equal(CPU.cast(half, np.dtype(np.float32)), half.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, bfloat16])
+def test_the_rectifier_keeps_nan_and_its_gradient_drops_infinity(dtype: Any) -> None:
+    x = drawn(20000).astype(dtype)
+    x[:4] = np.nan, -np.nan, np.inf, -np.inf
+    y = CPU.relu(x)
+    assert np.isnan(y[:2].astype(np.float32)).all() and y[2] == np.inf and y[3] == 0
+    y, g = y[2:], np.full(19998, np.inf, dtype)
+    dx = CPU.relu_grad(g, y)
+    assert (dx[y > 0] == np.inf).all() and (dx[y == 0] == 0).all()
 
 
 # -- ownership, cache and threads ----------------------------------------------------------------------------------------
@@ -244,7 +398,7 @@ def test_nothing_leaks_and_nothing_is_destroyed_twice(monkeypatch: pytest.Monkey
     def some(n: int) -> None:
         for i in range(n):
             kernels.matmul(drawn(2 + i, 3), drawn(3, 4))
-            kernels.conv(drawn(1, 2, 5 + i, 5), drawn(3, 2, 2, 2), None, (4 + i, 4), (1, 1), (0, 0), (1, 1), 1)
+            images.conv(drawn(1, 2, 5 + i, 5), drawn(3, 2, 2, 2), None, (4 + i, 4), (1, 1), (0, 0), (1, 1), 1)
 
     some(5)
     full = len(library.Handle.alive)

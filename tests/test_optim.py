@@ -101,6 +101,13 @@ def nadam(x, gs):
         yield x
 
 
+def sparse_adam(x, gs):
+    """Where every row has a gradient."""
+    for t, _, m, v in means(gs):
+        x = x - 0.1 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-8)
+        yield x
+
+
 def radam(x, gs):
     b2, end = 0.8, 2 / 0.2 - 1
     for t, _, m, _ in means(gs, beta2=b2):
@@ -171,6 +178,7 @@ ROWS = {
     "Adafactor": ({"lr": 0.1}, adafactor),
     "Muon": ({"lr": 0.1}, muon),
     "LBFGS": ({"lr": 0.1, "max_iter": 1}, lbfgs),
+    "SparseAdam": ({"lr": 0.1}, sparse_adam),
     "KFAC": ({}, None),  # takes a model: tests of its own below
 }
 NAMES = [name for name, (_, rule) in ROWS.items() if rule]

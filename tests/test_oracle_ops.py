@@ -188,6 +188,14 @@ def test_promotion(operator: str, dtype: str) -> None:
 SEEDS = (0, 1, 2**31, 2**40 + 3, -5)
 
 
+def same_normals(ours: core.Tensor, theirs: Any) -> None:
+    """To the last bit in float32, where PyTorch runs its kernel for AVX2; in float64 its library has its own log and cos."""
+    if theirs.dtype is torch.float32 and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    else:
+        near(ours, theirs)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_uniform_and_normal_streams(seed: int, dtype: str) -> None:
@@ -196,9 +204,11 @@ def test_uniform_and_normal_streams(seed: int, dtype: str) -> None:
     torch.manual_seed(seed)
     for size in [*range(1, 41), 1000]:
         np.testing.assert_array_equal(core.rand(size, dtype=ours).numpy(), torch.rand(size, dtype=theirs).numpy())
-        near(core.randn(size, dtype=ours), torch.randn(size, dtype=theirs))
-    near(core.empty(7, 5, dtype=ours).normal_(2.0, 3.0), torch.empty(7, 5, dtype=theirs).normal_(2.0, 3.0))
-    near(core.empty(3, dtype=ours).normal_(2.0, 3.0), torch.empty(3, dtype=theirs).normal_(2.0, 3.0))
+        same_normals(core.randn(size, dtype=ours), torch.randn(size, dtype=theirs))
+    for shape in ((7, 5), (3,), (100, 100)):
+        ours_, theirs_ = core.empty(*shape, dtype=ours), torch.empty(*shape, dtype=theirs)
+        same_normals(ours_.normal_(2.0, 3.0), theirs_.normal_(2.0, 3.0))
+        same_normals(core.normal(-1.0, 0.3, shape, dtype=ours), torch.normal(-1.0, 0.3, shape, dtype=theirs))
     near(core.empty(4, 5, dtype=ours).uniform_(-2.0, 3.0), torch.empty(4, 5, dtype=theirs).uniform_(-2.0, 3.0))
 
 

@@ -39,7 +39,7 @@ CASES = [
 
 
 def test_every_optimizer_of_torch_has_rows():
-    theirs = {n for n in dir(torch.optim) if isinstance(getattr(torch.optim, n), type)} - {"Optimizer", "SparseAdam"}
+    theirs = {n for n in dir(torch.optim) if isinstance(getattr(torch.optim, n), type)} - {"Optimizer", "SparseAdam"}  # the last below
     assert theirs == set(OPTIONS) and theirs <= set(core.optim.__all__)
 
 
@@ -273,3 +273,22 @@ def test_averaged_models(name, use_buffers):
     assert list(found[0]) == list(found[1])
     for k in found[0]:
         np.testing.assert_allclose(found[0][k], found[1][k], rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"maximize": True}, {"lr": 0.1, "betas": (0.5, 0.7), "eps": 1e-3}])
+def test_sparse_adam_moves_the_rows_that_are_used(options):
+    """Through an embedding, whose gradient is sparse there and dense here."""
+    start = np.random.default_rng(0).standard_normal((6, 3))
+    found = []
+    for lib in (core, torch):
+        table = lib.nn.Embedding(6, 3, sparse=True).double()
+        with lib.no_grad():
+            table.weight.copy_(lib.tensor(start))
+        optimizer = lib.optim.SparseAdam(table.parameters(), **options)
+        for used in ([0, 2, 2], [1, 2], [5, 0]):
+            optimizer.zero_grad()
+            (table(lib.tensor(used)) ** 2).sum().backward()
+            optimizer.step()
+        found.append(table.weight.detach().numpy())
+    np.testing.assert_allclose(*found, rtol=1e-12)
+    np.testing.assert_array_equal(found[0][[3, 4]], start[[3, 4]])

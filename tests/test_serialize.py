@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import core
+import core.nn.functional as F
 from core import dtypes, nn, serialize
 from core.errors import ArgumentError, CheckpointError, CoreError, DeviceError, DTypeError
 from core.serialize import archive, unpickle
@@ -295,18 +296,42 @@ class Point:
         self.x = x
 
 
-def test_whole_models_need_their_class_named():
+def test_whole_models_are_made_of_modules_that_the_program_has():
     net = Net()
+    net.activation = F.relu
     data = saved(net)
-    with pytest.raises(CheckpointError, match=r"got the class or function .*Net, .*add_safe_globals\(\[Net\]\)"):
-        core.load(io.BytesIO(data), weights_only=False)
-    with serialize.safe_globals([Net]):
-        with pytest.raises(CheckpointError, match="Sequential"):
-            core.load(io.BytesIO(data))  # weights_only: the layers are not known, either
-        loaded = core.load(io.BytesIO(data), weights_only=False)
-    assert serialize.get_safe_globals() == []
     x = core.ones(4, 2)
+    loaded = core.load(io.BytesIO(data), weights_only=False)
+    assert type(loaded) is Net and loaded.activation is F.relu
     same(net(x).detach(), loaded(x).detach())
+    with pytest.raises(CheckpointError, match=r"got the class or function .*Net, .*add_safe_globals\(\[Net\]\)"):
+        core.load(io.BytesIO(data))  # weights only
+    with serialize.safe_globals([Net]), pytest.raises(CheckpointError, match="Sequential"):
+        core.load(io.BytesIO(data))  # the layers are not known, either
+    named = [Net, nn.Sequential, nn.Linear, nn.ReLU, F.relu]
+    with serialize.safe_globals(named):
+        same(net(x).detach(), core.load(io.BytesIO(data))(x).detach())
+    assert serialize.get_safe_globals() == []
+    net.point = Point(3)  # no module
+    with pytest.raises(CheckpointError, match="Point"):
+        core.load(io.BytesIO(saved(net)), weights_only=False)
+
+
+def test_a_file_makes_modules_and_calls_nothing():
+    """With weights_only=False a file may mention Modules and functions of core.nn.functional; it never calls one."""
+    module = "torch.nn.modules.linear.Linear"  # as PyTorch names ours
+    empty = core.load(io.BytesIO(zipped(program(g(module), b")\x81}b"))), weights_only=False)
+    assert type(empty) is nn.Linear and not hasattr(empty, "weight")  # no __init__
+    for harmful in (
+        call(module, i(10**9), i(10**9)),
+        call("core.nn.functional.relu", i(1)),
+        g("core.nn.functional.os"),
+    ):
+        with pytest.raises(CheckpointError, match=r"only to be mentioned|does not know"):
+            core.load(io.BytesIO(zipped(program(harmful))), weights_only=False)
+    for name in ("torch.nn.Absent", "torch.nn.modules.linear.Tensor", "os.path.join", f"{__name__}.Point"):
+        with pytest.raises(CheckpointError, match="does not know"):
+            core.load(io.BytesIO(zipped(program(g(name)))), weights_only=False)
 
 
 def test_named_classes():

@@ -3,6 +3,7 @@ on a tensor."""
 
 from __future__ import annotations
 
+import collections
 import copy
 import pickle
 
@@ -217,3 +218,132 @@ def test_questions_that_scripts_ask() -> None:
 def test_hub_says_what_to_do() -> None:
     with pytest.raises(core.errors.CoreError, match="load_state_dict"):
         core.hub.load("pytorch/vision", "resnet18")
+
+
+def test_trees_of_containers() -> None:
+    from core.utils import _pytree as trees
+
+    Pair = collections.namedtuple("Pair", "a b")
+    tree = {
+        "x": [1, (2, 3)],
+        "y": Pair(4, None),
+        "z": collections.OrderedDict(q=5),
+        "d": collections.defaultdict(int, w=6),
+    }
+    leaves, spec = trees.tree_flatten(tree)
+    assert leaves == [1, 2, 3, 4, None, 5, 6] and spec.num_leaves == 7
+    again = trees.tree_unflatten(leaves, spec)
+    assert again == tree and [type(v) for v in again.values()] == [type(v) for v in tree.values()]
+    assert trees.tree_map(lambda a, b: a + b, [1, (2,)], [10, (20,)]) == [11, (22,)]
+    assert trees.tree_map_only(int, str, [1, "a", {"k": 2.0}]) == ["1", "a", {"k": 2.0}]
+    assert trees.tree_leaves([(1, 2), 3], is_leaf=lambda x: isinstance(x, tuple)) == [(1, 2), 3]
+    with pytest.raises(ValueError, match="expected trees of one shape"):
+        trees.tree_map(lambda a, b: a, [1], (1,))
+    with pytest.raises(ValueError, match="expected 7 leaves, got 1"):
+        trees.tree_unflatten([1], spec)
+
+    class Box:
+        def __init__(self, inside: int):
+            self.inside = inside
+
+    trees.register_pytree_node(Box, lambda b: ([b.inside], "context"), lambda children, context: Box(*children))
+    try:
+        assert trees.tree_map(lambda v: v + 1, {"b": Box(1)})["b"].inside == 2
+    finally:
+        del trees._NODES[Box]
+
+
+def test_benchmark_timer() -> None:
+    from core.utils.benchmark import Measurement, Timer
+
+    ticks = iter(range(1000))
+    t = Timer("x += 1", "x = 0", timer=lambda: float(next(ticks)), label="add", num_threads=1)
+    threads = core.get_num_threads()
+    m = t.timeit(4)
+    assert m.times == [0.25] and m.mean == m.median == 0.25 and m.iqr == 0.0 and core.get_num_threads() == threads
+    assert t.repeat(3, 2).raw_times == [1.0] * 3
+    assert Measurement(2, [2.0, 4.0, 6.0]).median == 2.0 and Measurement(1, [1.0, 2.0, 3.0]).iqr == 1.0
+    assert repr(m).startswith("add\n  Median: 250.00 ms\n")
+    assert t.blocked_autorange(min_run_time=3.0).raw_times == [1.0] * 3
+    assert Timer("core.ones(3)", globals={"core": core}).timeit(10).mean > 0
+
+
+def test_what_scripts_ask_of_other_companies_devices() -> None:
+    assert not core.xpu.is_available() and core.xpu.device_count() == 0
+    assert core.version.hip is None and isinstance(core.version.__version__, str)
+    assert core.version.cuda is None or core.cuda.is_available()
+    assert issubclass(core.cuda.OutOfMemoryError, MemoryError)
+
+
+def test_attention_kernels_may_be_chosen_and_change_nothing() -> None:
+    from core.nn.attention import SDPBackend, sdpa_kernel
+
+    q = core.randn(1, 2, 3, 4)
+    plain = core.nn.functional.scaled_dot_product_attention(q, q, q)
+    before = core.backends.cuda.cudnn_sdp_enabled()
+    for choice in (SDPBackend.MATH, [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
+        with sdpa_kernel(choice):
+            assert core.backends.cuda.cudnn_sdp_enabled() is (choice is not SDPBackend.MATH)
+            assert core.nn.functional.scaled_dot_product_attention(q, q, q).equal(plain)
+    assert core.backends.cuda.cudnn_sdp_enabled() is before
+    with pytest.raises(ValueError, match="expected one SDPBackend or more"):
+        sdpa_kernel([]).__enter__()
+
+
+def test_onnx_can_be_imported_and_says_what_to_do() -> None:
+    import core.onnx
+
+    assert not core.onnx.is_in_onnx_export()
+    with pytest.raises(core.errors.CoreError, match=r"onnx\.export.*save the weights"):
+        core.onnx.export(core.nn.Linear(1, 1), core.ones(1, 1), "model.onnx")
+
+
+def test_hooks_lie_where_programs_look_for_them() -> None:
+    """Tools read `_forward_hooks` and its like: dicts from a handle's number to the hook itself, also where there is none."""
+    m = core.nn.Linear(2, 2)
+    assert (
+        list(m._forward_hooks.values()) == list(m._forward_pre_hooks.values()) == list(m._backward_hooks.values()) == []
+    )
+    seen = []
+
+    def pre(module, args):
+        seen.append("pre")
+
+    def post(module, args, kwargs, output):
+        seen.append(sorted(kwargs))
+
+    before, after = m.register_forward_pre_hook(pre), m.register_forward_hook(post, with_kwargs=True)
+    assert list(m._forward_pre_hooks.items()) == [(before.id, pre)] and m._forward_hooks[after.id] is post
+    m(input=core.ones(1, 2))
+    assert seen == ["pre", ["input"]]
+    m._forward_hooks.clear()
+    m._forward_pre_hooks = collections.OrderedDict()
+    m(core.ones(1, 2))
+    assert len(seen) == 2
+
+
+def test_numbers_are_tensors_too() -> None:
+    """0-d tensors: NumPy's operators make scalars of them."""
+    x = core.tensor(0.7)
+    for y in (core.bernoulli(x), x.bernoulli(), core.bernoulli(x, 1.0), core.distributions.Bernoulli(0.3).sample()):
+        assert isinstance(y, core.Tensor) and y.shape == () and y.item() in (0.0, 1.0)
+    assert (
+        core.index_select(core.arange(3), 0, core.tensor(1)).tolist() == [1]
+        and x.index_select(0, core.tensor(0)).shape == ()
+    )
+
+
+def test_marks_for_tracers_are_taken_and_traces_refused() -> None:
+    import core.fx
+
+    @core.fx.wrap
+    def double(x: core.Tensor) -> core.Tensor:
+        return x * 2
+
+    assert double(core.ones(1)).item() == 2.0 and not isinstance(core.nn.Linear(1, 1), core.fx.GraphModule)
+    for ask in (core.fx.symbolic_trace, core.fx.Tracer, core.fx.GraphModule):
+        with pytest.raises(core.errors.CoreError, match="a graph of its operations, which Lockstep does not make"):
+            ask(core.nn.Linear(1, 1))
+    core._assert(True, "fine")
+    with pytest.raises(AssertionError, match="too small"):
+        core._assert(False, "too small")

@@ -18,7 +18,8 @@ from core.engine import mode
 from core.errors import ArgumentError
 from core.ops.pointwise import cast
 
-LOWER = {"matmul", "linear", "conv", "conv_input_grad", "attention", "lstm", "gru", "rnn", "bilinear"}
+LOWER = {"matmul", "linear", "conv", "conv_input_grad", "attention"}
+LOWER_ON_CPU = {"lstm_layer"}  # in bfloat16
 FLOAT32 = {
     "cpu": {"nll_loss", "prod", "ctc_loss", "kl_div", "binary_cross_entropy"},
     "cuda": {
@@ -38,10 +39,14 @@ class autocast:
         default = dtypes.bfloat16 if device_type == "cpu" else dtypes.float16
         self.device, self.fast_dtype = device_type, default if dtype is None else dtype
         if enabled and self.fast_dtype not in (dtypes.bfloat16, dtypes.float16):
-            warnings.warn(f"autocast: expected dtype bfloat16 or float16, got {self.fast_dtype}; it is off", stacklevel=2)
+            warnings.warn(
+                f"autocast: expected dtype bfloat16 or float16, got {self.fast_dtype}; it is off", stacklevel=2
+            )
             enabled = False
         self.enabled = enabled
         self._low, self._float32 = self.fast_dtype.numpy, FLOAT32[device_type]
+        self._lower = LOWER | LOWER_ON_CPU if (device_type, self.fast_dtype) == ("cpu", dtypes.bfloat16) else LOWER
+        self._kinds = (np.dtype(np.float32), self._low)
         self._weights: dict[int, tuple[Tensor, Tensor]] = {}
         self._previous: list[Any] = []
 
@@ -65,21 +70,21 @@ class autocast:
 
     def cast(self, name: str, args: Any) -> Any:
         """The inputs of an op in the dtype that it should compute in."""
-        if name in LOWER:
+        if name in self._lower:
             return [self._lowered(a) if self._applies(a) else a for a in args]
         if name in self._float32:
-            return [cast(a, dtype=dtypes.float32) if self._applies(a) and a._a.dtype == self._low else a for a in args]
+            return [cast(a, dtype=dtypes.float32) if self._applies(a) and _dtype(a) == self._low else a for a in args]
         if name in WIDEST:
-            kinds = {a._a.dtype for a in args if self._applies(a)}
+            kinds = {_dtype(a) for a in args if self._applies(a)}
             if np.dtype(np.float32) in kinds and len(kinds) > 1:
                 return [cast(a, dtype=dtypes.float32) if self._applies(a) else a for a in args]
         return args
 
     def _applies(self, a: Any) -> bool:
-        return isinstance(a, Tensor) and a._a.dtype in (np.dtype(np.float32), self._low) and a.is_cuda == (self.device == "cuda")
+        return isinstance(a, Tensor) and _dtype(a) in self._kinds and a.is_cuda == (self.device == "cuda")
 
     def _lowered(self, a: Tensor) -> Tensor:
-        if a._a.dtype == self._low:
+        if _dtype(a) == self._low:
             return a
         if not (a._requires_grad and a._edge is None):
             return cast(a, dtype=self.fast_dtype)
@@ -87,6 +92,10 @@ class autocast:
         if found is None or found[1]._requires_grad != mode.grad:
             found = self._weights[id(a)] = (a, cast(a, dtype=self.fast_dtype))
         return found[1]
+
+
+def _dtype(a: Tensor) -> np.dtype:
+    return a._any_order().dtype
 
 
 def is_autocast_available(device_type: str) -> bool:

@@ -1,7 +1,8 @@
 """GradScaler: float16 gradients are small, so the loss is scaled up, and the gradients down again before the step.
 
 A step whose gradients hold inf or nan is left out and the scale lowered; after `growth_interval` good steps it is raised. Micikevicius
-et al. 2018.
+et al. 2018. On a GPU all of it happens there (`core.amp.device_scale`), and an optimizer whose step can be left out by the device
+(`core.optim.fused`) is never waited for.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from core import backend
+from core._tensor import Tensor
+from core.amp.device_scale import DeviceScale
 from core.errors import ArgumentError, CoreError
 
 
@@ -25,8 +28,10 @@ class GradScaler:
             )
         self._enabled, self._scale, self._growth_tracker = enabled, float(init_scale), 0
         self._growth_factor, self._backoff_factor, self._growth_interval = growth_factor, backoff_factor, growth_interval
-        self._found: dict[int, bool] = {}  # id of an optimizer -> whether its unscaled gradients hold inf or nan
+        # id of an optimizer -> whether its unscaled gradients hold inf or nan: where they are on a GPU a Tensor there, 0 or 1
+        self._found: dict[int, Any] = {}
         self._stepped: set[int] = set()
+        self._device: DeviceScale | None = None  # once a tensor of a GPU was seen
 
     def scale(self, outputs: Any) -> Any:
         """The loss (or a list of losses) times the scale."""
@@ -34,7 +39,17 @@ class GradScaler:
             return outputs
         if isinstance(outputs, (list, tuple)):
             return type(outputs)(self.scale(o) for o in outputs)
-        return outputs * self._scale
+        device = self._on_device(outputs._a)
+        return outputs * (self._scale if device is None else device.scale)
+
+    def _on_device(self, array: Any) -> DeviceScale | None:
+        """The scale on the array's device; None for the CPU."""
+        be: Any = backend.of(array)
+        if be.device_type != "cuda":
+            return None
+        if self._device is None:
+            self._device = DeviceScale(be, array, self._scale, self._growth_tracker)
+        return self._device
 
     def unscale_(self, optimizer: Any) -> None:
         """Divide the optimizer's gradients by the scale, in place: before clipping them, say. Once a step."""
@@ -42,14 +57,16 @@ class GradScaler:
             return
         if id(optimizer) in self._found:
             raise CoreError("unscale_() has already been called on this optimizer since the last update()")
+        gradients = [p._grad._a for group in optimizer.param_groups for p in group["params"] if p._grad is not None]
+        device = self._on_device(gradients[0]) if gradients else None
+        self._found[id(optimizer)] = self._unscaled(gradients) if device is None else device.unscale_(gradients)
+
+    def _unscaled(self, gradients: list[Any]) -> bool:
         bad = False
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                if p._grad is not None:
-                    g = p._grad._a
-                    g *= 1 / self._scale
-                    bad |= not bool(backend.of(g).xp.isfinite(g).all())
-        self._found[id(optimizer)] = bad
+        for g in gradients:
+            g *= 1 / self._scale
+            bad |= not bool(backend.of(g).xp.isfinite(g).all())
+        return bad
 
     def step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         """The optimizer's step, unless its gradients hold inf or nan."""
@@ -60,7 +77,14 @@ class GradScaler:
         if id(optimizer) not in self._found:
             self.unscale_(optimizer)
         self._stepped.add(id(optimizer))
-        return None if self._found[id(optimizer)] else optimizer.step(*args, **kwargs)
+        found = self._found[id(optimizer)]
+        if not isinstance(found, Tensor) or not _is_left_out_by_the_device(optimizer):
+            return None if found else optimizer.step(*args, **kwargs)
+        optimizer.found_inf = found
+        try:
+            return optimizer.step(*args, **kwargs)
+        finally:
+            del optimizer.found_inf
 
     def update(self, new_scale: Any = None) -> None:
         """Lower or raise the scale by what the step found, or set it."""
@@ -68,6 +92,11 @@ class GradScaler:
             return
         if new_scale is not None:
             self._scale = float(new_scale)
+            if self._device is not None:
+                self._device.set(self._scale)
+        elif self._device is not None and self._found:
+            found = [f for f in self._found.values() if isinstance(f, Tensor)]
+            self._device.update(found, self._growth_factor, self._backoff_factor, self._growth_interval)
         elif not self._found:
             raise CoreError("No inf checks were recorded prior to update: call step() or unscale_() first")
         elif any(self._found.values()):
@@ -83,7 +112,14 @@ class GradScaler:
 
     def get_scale(self) -> float:
         """The scale."""
+        if self._device is not None:
+            self._scale = self._device.scale.item()
         return self._scale if self._enabled else 1.0
+
+    def _good_steps(self) -> int:
+        if self._device is not None:
+            self._growth_tracker = int(self._device.good_steps.item())
+        return self._growth_tracker
 
     def is_enabled(self) -> bool:
         """Whether it does anything."""
@@ -94,8 +130,8 @@ class GradScaler:
         if not self._enabled:
             return {}
         return {
-            "scale": self._scale, "growth_factor": self._growth_factor, "backoff_factor": self._backoff_factor,
-            "growth_interval": self._growth_interval, "_growth_tracker": self._growth_tracker,
+            "scale": self.get_scale(), "growth_factor": self._growth_factor, "backoff_factor": self._backoff_factor,
+            "growth_interval": self._growth_interval, "_growth_tracker": self._good_steps(),
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -104,5 +140,10 @@ class GradScaler:
             self._scale, self._growth_tracker = state_dict["scale"], state_dict["_growth_tracker"]
             self._growth_factor, self._backoff_factor = state_dict["growth_factor"], state_dict["backoff_factor"]
             self._growth_interval = state_dict["growth_interval"]
+            self._device = None  # made anew from these
 
 
+def _is_left_out_by_the_device(optimizer: Any) -> bool:
+    from core.optim import Optimizer, fused
+
+    return isinstance(optimizer, Optimizer) and fused.serves(optimizer)

@@ -9,7 +9,7 @@ import numpy as np
 
 import core.methods  # Tensor's methods are there, whichever room is entered first
 from core import backend, engine
-from core._tensor import Tensor, wrap
+from core._tensor import Tensor, concealed, wrap
 from core.autograd import functional, graph, profiler
 from core.autograd.function import Function, FunctionCtx
 from core.autograd.grad_mode import enable_grad, inference_mode, no_grad, set_grad_enabled
@@ -44,7 +44,7 @@ def backward(
     found = _walk(roots, retain_graph=retain, create_graph=create_graph, inputs=edges)
     for t, edge in zip(targets, edges):
         if not t.is_leaf and edge in found:
-            g = found[edge] if create_graph else wrap(found[edge])
+            g = found[edge] if create_graph else concealed(found[edge])
             t._grad = g if t._grad is None else t._grad + g
 
 
@@ -81,7 +81,9 @@ def grad(
     for i, (t, edge) in enumerate(zip(targets, edges)):
         if edge in found:
             g = found[edge]
-            result.append(g if create_graph else wrap(g))
+            if not create_graph:
+                g = concealed(g if g.dtype == t._a.dtype else g.astype(t._a.dtype))  # of a sum in another dtype
+            result.append(g)
         elif materialize_grads:
             result.append(wrap(backend.of(t._a).xp.zeros_like(t._a)))
         elif allow_unused:

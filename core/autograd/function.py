@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from core._tensor import Tensor, _grad_mode, wrap
+from core._tensor import Tensor, _grad_mode, concealed, wrap
 from core.engine import Node, mode
 from core.errors import GraphError
 
@@ -86,7 +86,9 @@ class FunctionNode(Node):
         return self.ctx.saved_tensors
 
     def pull(self, grads: Any, create_graph: bool) -> list[Any]:
-        gs = [wrap(g) if g is not None and not create_graph else g for g in (grads if self.outputs > 1 else [grads])]
+        gs = [
+            concealed(g) if g is not None and not create_graph else g for g in (grads if self.outputs > 1 else [grads])
+        ]
         if self.ctx._materialize:
             gs = [make_zeros() if g is None and make_zeros is not None else g for g, make_zeros in zip(gs, self.metas)]
         with _grad_mode(create_graph):

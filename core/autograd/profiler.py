@@ -73,14 +73,14 @@ class profile:
         if self.enabled:
             _active.append(self)
             if len(_active) == 1:
-                Op.apply = _timed  # type: ignore[method-assign]
+                _replace(_timed)
 
     def stop(self) -> None:
         """Time no more."""
         if self in _active:
             _active.remove(self)
             if not _active:
-                Op.apply = _apply  # type: ignore[method-assign]
+                _replace(_apply)
 
     def __enter__(self) -> profile:
         self.start()
@@ -147,6 +147,13 @@ def _timed(op: Op, args: Any, params: dict[str, Any]) -> Any:
         return _apply(op, args, params)
     finally:
         _note(op.name, start)
+
+
+def _replace(apply: Any) -> None:
+    from core import methods
+
+    Op.apply = apply  # type: ignore[method-assign]
+    methods.bind_operators()
 
 
 def _note(name: str, start: float) -> None:

@@ -6,6 +6,7 @@ better and is the only file that imports that library. An op asks `of(array)` wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ BACKENDS = {
 
 _open: dict[str, Backend] = {}  # device type -> the one instance
 _by_array: dict[type, Backend] = {}  # array type -> the same instance
+opened: list[Callable[[Backend], None]] = []  # called with each backend when it has been opened
 
 
 def get(device_type: str) -> Backend:
@@ -32,6 +34,8 @@ def get(device_type: str) -> Backend:
         found = getattr(import_module(module), name)()
         assert found is not None
         _open[device_type] = _by_array[found.array_type] = found
+        for tell in opened:
+            tell(found)
     return found
 
 

@@ -10,23 +10,28 @@ Shape letters: N batch, C channels in, K channels out, G groups; spatial sizes a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from core.backend.kernels_nn import NNKernels
+from core.backend.recurrence import RecurrentKernels
 from core.errors import DeviceError
 
 Ints = tuple[int, ...]
 
 
-class Backend(NNKernels):
+class Backend(NNKernels, RecurrentKernels):
     device_type: str
     array_type: type
     xp: Any  # the module that speaks NumPy
     raw: Any = None  # the ops as functions of this backend's arrays; `core.ops.op` puts them here
+    # What computes whole ops here: by an op's name its forward pass, by (name, input) a gradient rule. Each has the signature of what
+    # it stands in for, and returns None where it declines.
+    fused: Mapping[Any, Callable[..., Any]] = MappingProxyType({})
 
     # -- arrays in, out and about --------------------------------------------------------------------------------------
 
@@ -38,10 +43,15 @@ class Backend(NNKernels):
         """How many devices of this type there are."""
         return 1
 
-    def from_numpy(self, array: np.ndarray, index: int | None = None) -> Any:
+    def from_numpy(self, array: np.ndarray, index: int | None = None, non_blocking: bool = False) -> Any:
+        """The array here, on the device of this number. `non_blocking`: a copy may go on after the return."""
         if index:
             raise DeviceError(f"device '{self.device_type}:{index}': expected index 0, the only one, got {index}")
         return array
+
+    def copied(self, array: Any, index: int | None) -> Any:
+        """A copy on another device of this type."""
+        return self.from_numpy(array, index)
 
     def to_numpy(self, array: Any) -> np.ndarray:
         return array
@@ -49,6 +59,15 @@ class Backend(NNKernels):
     def as_array(self, value: Any) -> Any:
         """An array from what a kernel returned: reductions of NumPy return scalars."""
         return self.xp.asarray(value)
+
+    def in_c_order(self, x: Any) -> Any:
+        """x, or a copy of it if it does not lie in memory in index order."""
+        return self.xp.ascontiguousarray(x)
+
+    def cast(self, x: Any, dtype: Any) -> Any:
+        """x in another dtype, a copy in the same order in memory."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            return x.astype(dtype)
 
     def reshape_view(self, x: Any, shape: Ints) -> Any:
         """x seen in another shape, or None if that would need a copy."""
@@ -75,6 +94,16 @@ class Backend(NNKernels):
             y += b
         return y
 
+    def sum_channels(self, x: Any) -> Any:
+        """The sum over all but the channels: (N, C, *) -> (C)"""
+        wide = np.dtype(np.float32) if x.dtype.itemsize == 2 else x.dtype
+        return x.sum(axis=(0, *range(2, x.ndim)), dtype=wide).astype(x.dtype, copy=False)
+
+    def sum_rows(self, x: Any) -> Any:
+        """The sum over all but the last dimension: (*, C) -> (C)"""
+        wide = np.dtype(np.float32) if x.dtype.itemsize == 2 else x.dtype
+        return x.sum(axis=tuple(range(x.ndim - 1)), dtype=wide).astype(x.dtype, copy=False)
+
     # -- rectifier -----------------------------------------------------------------------------------------------------
 
     def relu(self, x: Any, out: Any = None) -> Any:
@@ -86,6 +115,12 @@ class Backend(NNKernels):
         dx = (y > 0).astype(g.dtype)
         dx *= g
         return dx
+
+    # -- sums ----------------------------------------------------------------------------------------------------------
+
+    def add(self, x: Any, y: Any, out: Any = None) -> Any:
+        """x + y of one dtype, into `out` if given; shapes broadcast."""
+        return self.xp.add(x, y, out=out)
 
     # -- updates -------------------------------------------------------------------------------------------------------
 
@@ -145,7 +180,7 @@ class Backend(NNKernels):
         dx = xp.zeros((n, x_shape[1], *size), dtype=g.dtype)
         for offset, window in _windows(k, out, stride, dilation):
             dx[(..., *window)] += columns[(slice(None), slice(None), *offset)]
-        return dx[(..., *(slice(p, p + i) for p, i in zip(padding, x_shape[2:])))]
+        return xp.ascontiguousarray(dx[(..., *(slice(p, p + i) for p, i in zip(padding, x_shape[2:])))])
 
     def conv_weight_grad(
         self, g: Any, x: Any, w_shape: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int
@@ -250,6 +285,48 @@ class Backend(NNKernels):
 
     def log_softmax_grad(self, g: Any, y: Any, dim: int) -> Any:
         return g - self.xp.exp(y) * g.sum(axis=dim, keepdims=True)
+
+
+    # Cross-entropy of logits (N, C) for classes (N), C weights or None. Sums are float32 for two-byte dtypes. What is ignored, or no class,
+    # has no gradient; what is no class has the loss NaN.
+
+    fuses_cross_entropy = False  # whether this is faster than a log_softmax and a choice from it
+
+    def cross_entropy(self, x: Any, target: Any, w: Any, ignored: int) -> tuple[Any, Any]:
+        """Losses (N) and ln Σ eˣ (N)"""
+        xp = self.xp
+        x = x.astype(np.float32) if x.dtype.itemsize == 2 else x
+        top = x.max(axis=1, keepdims=True)
+        lse = xp.log(xp.exp(x - top).sum(axis=1)) + top[:, 0]
+        weight, safe, wrong = self._class_weights(target, w, x.shape[1], ignored, lse.dtype)
+        loss = (lse - xp.take_along_axis(x, safe[:, None], axis=1)[:, 0]) * weight
+        return xp.where(wrong, xp.nan, xp.where(weight == 0, 0, loss)).astype(lse.dtype), lse
+
+    def cross_entropy_total(self, loss: Any, x: Any, target: Any, w: Any, ignored: int, mean: bool) -> tuple[Any, Any]:
+        """Σ loss, divided by the weights of what is not ignored if `mean`, and those weights' sum."""
+        weight, _, _ = self._class_weights(target, w, x.shape[1], ignored, loss.dtype)
+        total = weight.sum()
+        with np.errstate(invalid="ignore"):
+            return loss.sum() / total if mean else loss.sum(), total
+
+    def cross_entropy_grad(self, g: Any, x: Any, target: Any, w: Any, lse: Any, total: Any, ignored: int) -> Any:
+        """(N, C) from g (N), or of no dimension for a reduced loss; `total`: what a mean was divided by, or None."""
+        xp = self.xp
+        weight, safe, wrong = self._class_weights(target, w, x.shape[1], ignored, lse.dtype)
+        scale = g * xp.where(wrong, 0, weight)
+        if total is not None:
+            scale = scale / total
+        dx = xp.exp(x - lse[:, None])
+        self.add_at_(dx, (xp.arange(dx.shape[0]), safe), -xp.ones(dx.shape[0], dx.dtype))
+        return xp.where(scale[:, None] == 0, 0, dx * scale[:, None]).astype(x.dtype)
+
+    def _class_weights(self, target: Any, w: Any, classes: int, ignored: int, dtype: Any) -> tuple[Any, Any, Any]:
+        """(N) each: the weight, 0 where ignored; the class, 0 where it is none; whether it is none, and not ignored."""
+        xp = self.xp
+        seen = target != ignored
+        wrong = seen & ((target < 0) | (target >= classes))
+        safe = xp.where(seen & ~wrong, target, 0)
+        return xp.where(seen, 1 if w is None else w[safe], 0).astype(dtype), safe, wrong
 
 
 # -- geometry ----------------------------------------------------------------------------------------------------------

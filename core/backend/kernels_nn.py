@@ -1,17 +1,16 @@
-"""Kernels of neural networks in plain array code over `self.xp`: normalisation, attention, recurrence, connectionist
-loss, erf.
+"""Kernels of neural networks in plain array code over `self.xp`: normalisation, attention, connectionist loss, erf.
 
 `NNKernels` is the part of the plain backend that `core.ops` of the same families call; `core.backend.base` explains
 the contract. A forward kernel returns what its gradient needs besides the result; a gradient kernel returns the
 gradients of all inputs together, since they share most of their work.
 
-Shape letters: N batch, T time, I input, H hidden, S keys, L queries.
+Shape letters: N batch, T time, S keys, L queries.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,8 @@ class NNKernels:
             near = small * _polynomial(z, _ERF_T) / _polynomial(z, _ERF_U)
             a = xp.clip(xp.abs(x), 1, 8)
             far = 1 - xp.exp(-a * a) * _polynomial(a, _ERF_P) / _polynomial(a, _ERF_Q)
-            return xp.where(xp.abs(x) < 1, near, xp.copysign(far, x)) + 0 * x  # NaN passes the clips
+            y = xp.where(xp.abs(x) < 1, near, xp.copysign(far, x))
+            return xp.where(x == x, y, x)  # a clip may swallow NaN
         y = xp.clip(x.astype(np.float32, copy=False), -4, 4)
         z = y * y
         return (y * (_polynomial(z, _ERF32_P) / _polynomial(z, _ERF32_Q))).astype(x.dtype, copy=False)
@@ -66,7 +66,7 @@ class NNKernels:
         else:
             t = xp.tanh((x * x * x * 0.044715 + x) * math.sqrt(2 / math.pi))
             slope = (t + 1) * 0.5 + x * (1 - t * t) * (x * x * (3 * 0.044715) + 1) * math.sqrt(0.5 / math.pi)
-        return g * slope
+        return (g * slope).astype(g.dtype, copy=False)
 
     # -- normalisation -------------------------------------------------------------------------------------------------
 
@@ -75,6 +75,12 @@ class NNKernels:
         wide = _wide(x)
         mean = x.mean(axis=axes, keepdims=True, dtype=wide)
         return mean, self.xp.square(x - mean).mean(axis=axes, keepdims=True, dtype=wide)
+
+    def normalize(self, x: Any, w: Any, b: Any, axes: Ints, eps: float) -> tuple[Any, Any, Any]:
+        """`standardize` by the moments of x itself, their mean, and 1/√(variance + eps)."""
+        mean, var = self.moments(x, axes)
+        rstd = 1 / self.xp.sqrt(var + eps)
+        return self.standardize(x, w, b, mean, rstd, axes), mean, rstd
 
     def standardize(self, x: Any, w: Any, b: Any, mean: Any, rstd: Any, axes: Ints) -> Any:
         """(x − mean)·rstd·w + b; w and b broadcast against x, or are None."""
@@ -178,159 +184,6 @@ class NNKernels:
         dq, dk = self.matmul(ds, k), self.matmul(ds.swapaxes(-1, -2), q)
         return _sum_to(dq, q.shape), _sum_to(dk, k.shape), _sum_to(dv, v.shape)
 
-    # -- recurrence ----------------------------------------------------------------------------------------------------
-    # The steps lie one after the other in x (ΣN, I), step t with sizes[t] rows, so a packed sequence is no special
-    # case: sequences are
-    # sorted by length, and a state row that a step does not have just stays as it is. The input product of all steps
-    # is one; only the
-    # hidden one is a loop. `was` is the state before each step: with it the gradient of the hidden weight is one
-    # product, too.
-
-    def rnn(self, x: Any, h: Any, w: Any, u: Any, b: Any, c: Any, sizes: Ints, reverse: bool, relu: bool) -> Any:
-        """h' = tanh(x wᵀ + b + h uᵀ + c), or relu: y (ΣN, H), last h (N, H), was (ΣN, H)"""
-        xp = self.xp
-        y = self._gates(x, w, b, c)
-        h, ut, was = xp.array(h), u.T, xp.empty((x.shape[0], u.shape[1]), dtype=y.dtype)
-        for rows, n in _steps(sizes, reverse):
-            a = y[rows]
-            was[rows] = h[:n]
-            a += self.matmul(h[:n], ut)
-            xp.maximum(a, 0, out=a) if relu else xp.tanh(a, out=a)
-            h[:n] = a
-        return y, h, was
-
-    def rnn_grad(
-        self, gy: Any, gh: Any, x: Any, w: Any, u: Any, y: Any, was: Any, sizes: Ints, reverse: bool, relu: bool
-    ) -> tuple[Any, ...]:
-        """(dx, dh, dw, du, db): the two biases have one gradient."""
-        dh, da = self.xp.array(gh), self.xp.empty_like(y)
-        slope = y > 0 if relu else 1 - y * y
-        for rows, n in _steps(sizes, not reverse):
-            d = da[rows]
-            self.xp.add(gy[rows], dh[:n], out=d)
-            d *= slope[rows]
-            dh[:n] = self.matmul(d, u)
-        return self.matmul(da, w), dh, self.matmul(da.T, x), self.matmul(da.T, was), da.sum(axis=0)
-
-    def lstm(
-        self, x: Any, h: Any, cell: Any, w: Any, u: Any, b: Any, c: Any, r: Any, sizes: Ints, reverse: bool
-    ) -> tuple[Any, ...]:
-        """(y, last h, last cell, gates, was, was_cell, tanh of cell); gates i f g o as in torch, r (P, H) projects the
-        state or is None.
-
-        i, f and o are σ(z) = (tanh(z/2) + 1)/2, so that one tanh serves all four; the halves are folded into the
-        weights.
-        """
-        xp, size = self.xp, u.shape[0] // 4
-        half = xp.ones(4 * size, dtype=x.dtype)
-        half[: 2 * size] = half[3 * size :] = 0.5
-        gates = self._gates(x, w, b, c)
-        gates *= half
-        ut = (u * half[:, None]).T
-        h, cell = xp.array(h), xp.array(cell)
-        total = x.shape[0]
-        y, was = xp.empty((total, h.shape[1]), dtype=x.dtype), xp.empty((total, h.shape[1]), dtype=x.dtype)
-        was_cell, bent = xp.empty((total, size), dtype=x.dtype), xp.empty((total, size), dtype=x.dtype)
-        shift = 1 - half
-        for rows, n in _steps(sizes, reverse):
-            a, t, s = gates[rows], bent[rows], cell[:n]
-            was[rows], was_cell[rows] = h[:n], s
-            a += self.matmul(h[:n], ut)
-            xp.tanh(a, out=a)
-            a *= half
-            a += shift
-            s *= a[:, size : 2 * size]
-            s += a[:, :size] * a[:, 2 * size : 3 * size]
-            xp.tanh(s, out=t)
-            z = a[:, 3 * size :] * t
-            h[:n] = z if r is None else self.matmul(z, r.T)
-            y[rows] = h[:n]
-        return y, h, cell, gates, was, was_cell, bent
-
-    def lstm_grad(
-        self, gy: Any, gh: Any, gc: Any, x: Any, w: Any, u: Any, r: Any, gates: Any, was: Any, was_cell: Any, bent: Any,
-        sizes: Ints, reverse: bool,
-    ) -> tuple[Any, ...]:  # fmt: skip
-        """(dx, dh, dcell, dw, du, db, dr)"""
-        xp, size = self.xp, u.shape[0] // 4
-        dh, dc, da = xp.array(gh), xp.array(gc), xp.empty_like(gates)
-        out = gates[:, 3 * size :]
-        dz = None if r is None else xp.empty((x.shape[0], dh.shape[1]), dtype=x.dtype)
-        for rows, n in _steps(sizes, not reverse):
-            a, t, d, s = gates[rows], bent[rows], da[rows], dc[:n]
-            i, f, g, o = (a[:, k * size : (k + 1) * size] for k in range(4))
-            z = gy[rows] + dh[:n]
-            if r is not None:
-                dz[rows] = z
-                z = self.matmul(z, r)
-            s += z * o * (1 - t * t)
-            d[:, :size] = s * g * i * (1 - i)
-            d[:, size : 2 * size] = s * was_cell[rows] * f * (1 - f)
-            d[:, 2 * size : 3 * size] = s * i * (1 - g * g)
-            d[:, 3 * size :] = z * t * o * (1 - o)
-            s *= f
-            dh[:n] = self.matmul(d, u)
-        dr = None if r is None else self.matmul(dz.T, out * bent)
-        return self.matmul(da, w), dh, dc, self.matmul(da.T, x), self.matmul(da.T, was), da.sum(axis=0), dr
-
-    def gru(self, x: Any, h: Any, w: Any, u: Any, b: Any, c: Any, sizes: Ints, reverse: bool) -> tuple[Any, ...]:
-        """(y, last h, gates, was, hidden part of n): gates r z n; n = tanh(x wₙᵀ + bₙ + r·(h uₙᵀ + cₙ)), h' = (1 −
-        z)·n + z·h
-        """
-        xp, size = self.xp, u.shape[1]
-        gates = self._gates(x, w, b, None)
-        if c is not None:
-            gates[:, : 2 * size] += c[: 2 * size]
-        h, ut = xp.array(h), u.T
-        y, was = xp.empty((x.shape[0], size), dtype=x.dtype), xp.empty((x.shape[0], size), dtype=x.dtype)
-        hidden = xp.empty((x.shape[0], size), dtype=x.dtype)
-        for rows, n in _steps(sizes, reverse):
-            a, m, s = gates[rows], hidden[rows], h[:n]
-            was[rows] = s
-            hu = self.matmul(s, ut)
-            rz, new = a[:, : 2 * size], a[:, 2 * size :]
-            rz += hu[:, : 2 * size]
-            rz *= 0.5
-            xp.tanh(rz, out=rz)
-            rz += 1
-            rz *= 0.5
-            xp.add(hu[:, 2 * size :], 0 if c is None else c[2 * size :], out=m)
-            new += a[:, :size] * m
-            xp.tanh(new, out=new)
-            s -= new
-            s *= a[:, size : 2 * size]
-            s += new
-            y[rows] = s
-        return y, h, gates, was, hidden
-
-    def gru_grad(
-        self, gy: Any, gh: Any, x: Any, w: Any, u: Any, gates: Any, was: Any, hidden: Any, sizes: Ints, reverse: bool
-    ) -> tuple[Any, ...]:
-        """(dx, dh, dw, du, db, dc)"""
-        xp, size = self.xp, u.shape[1]
-        dh, da, dhu = xp.array(gh), xp.empty_like(gates), xp.empty_like(gates)
-        for rows, n in _steps(sizes, not reverse):
-            a, d, e, s = gates[rows], da[rows], dhu[rows], dh[:n]
-            r, z, new = (a[:, k * size : (k + 1) * size] for k in range(3))
-            s += gy[rows]
-            dn = s * (1 - z) * (1 - new * new)
-            d[:, :size] = dn * hidden[rows] * r * (1 - r)
-            d[:, size : 2 * size] = s * (was[rows] - new) * z * (1 - z)
-            d[:, 2 * size :] = dn
-            e[...] = d
-            e[:, 2 * size :] *= r
-            s *= z
-            s += self.matmul(e, u)
-        dw, du = self.matmul(da.T, x), self.matmul(dhu.T, was)
-        return self.matmul(da, w), dh, dw, du, da.sum(axis=0), dhu.sum(axis=0)
-
-    def _gates(self, x: Any, w: Any, b: Any, c: Any) -> Any:
-        """x wᵀ + b + c for all steps at once."""
-        y = self.matmul(x, w.T)
-        if b is not None:
-            y += b if c is None else b + c
-        return y
-
     # -- connectionist temporal classification -------------------------------------------------------------------------
 
     def ctc(self, logp: Any, path: Any, sizes: Any, lengths: Any) -> tuple[Any, Any]:
@@ -400,15 +253,6 @@ class NNKernels:
         for offset, window in _windows(k, out, stride, dilation):
             x[(..., *window)] += columns[(slice(None), slice(None), *offset)]
         return x[(..., *(slice(p, p + s) for p, s in zip(padding, size)))]
-
-
-def _steps(sizes: Ints, reverse: bool) -> Iterator[tuple[slice, int]]:
-    """The rows of each step, and how many."""
-    starts = [0]
-    for n in sizes:
-        starts.append(starts[-1] + n)
-    order = range(len(sizes) - 1, -1, -1) if reverse else range(len(sizes))
-    return ((slice(starts[t], starts[t + 1]), sizes[t]) for t in order)
 
 
 def _wide(x: Any) -> np.dtype:

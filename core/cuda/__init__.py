@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from core import rng, tensor_types
+from core import tensor_types
 from core.backend.cuda import is_available
 from core.cuda.graphs import (
     CUDAGraph,
@@ -32,9 +32,27 @@ from core.cuda.memory import (
 from core.cuda.place import current_device, device, is_initialized
 from core.cuda.place import gpu as _gpu
 from core.cuda.place import index as _index
+from core.cuda.random import (
+    get_rng_state,
+    get_rng_state_all,
+    initial_seed,
+    manual_seed,
+    manual_seed_all,
+    seed,
+    seed_all,
+    set_rng_state,
+    set_rng_state_all,
+)
 from core.cuda.streams import Event, Stream, current_stream, default_stream, stream
 
 globals().update(tensor_types.CUDA)
+
+
+def __getattr__(name: str) -> Any:
+    """`OutOfMemoryError`: what a GPU without room for an array raises."""
+    if name != "OutOfMemoryError":
+        raise AttributeError(f"module 'core.cuda' has no attribute {name!r}")
+    return _gpu().xp.cuda.memory.OutOfMemoryError if is_available() else MemoryError
 
 
 def device_count() -> int:
@@ -85,27 +103,6 @@ def synchronize(where: Any = None) -> None:
 def is_bf16_supported(including_emulation: bool = True) -> bool:
     """Whether there is a GPU with bfloat16 arithmetic (compute capability 8.0)."""
     return is_available() and get_device_capability() >= (8, 0)
-
-
-# -- random numbers: drawn on the host, so one stream serves all devices ---------------------------------------------------
-
-
-def manual_seed(seed: int) -> None:
-    """Seeds nothing of its own: numbers for a GPU come from the default generator, which `core.manual_seed` seeds."""
-
-
-def manual_seed_all(seed: int) -> None:
-    """See `manual_seed`."""
-
-
-def get_rng_state(where: Any = "cuda") -> Any:
-    """The state of the default generator."""
-    return rng.get_rng_state()
-
-
-def set_rng_state(state: Any, where: Any = "cuda") -> None:
-    """Set the default generator's state."""
-    rng.set_rng_state(state)
 
 
 from core.cuda import amp  # noqa: E402  (it asks for names above)

@@ -10,6 +10,7 @@ same addresses.
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from core._tensor import Tensor, wrap
 from core.cuda import place, streams
 from core.errors import ArgumentError, CoreError, ShapeError
 
+_State = threading.local()  # `graph`: what this thread is capturing
 _WARM_UP = 3  # calls that compile kernels, make plans and fill the pool
 
 
@@ -30,6 +32,10 @@ class CUDAGraph:
         self._raw: Any = None
         self._pool: Any = None
         self._contexts: list[Any] = []
+        self._launches: Any = (
+            None  # uint32 on the device: how often it was launched, if something in it asks; see `launches`
+        )
+        self._asked = False
 
     def capture_begin(self, pool: Any = None, capture_error_mode: str = "global") -> None:
         """From here on work on the current stream, which must not be the default one, is written down and not done."""
@@ -41,18 +47,26 @@ class CUDAGraph:
         stream = cuda.get_current_stream()
         allocator.__enter__()
         try:
+            self._launches, self._asked = place.gpu().xp.zeros((), np.uint32), False
+            self._launches += 1  # its kernel is loaded before the capture
+            self._launches.fill(0)
             stream.begin_capture()
         except BaseException:
             allocator.__exit__(None, None, None)
             raise
-        self._contexts = [stream, allocator]
+        self._contexts, _State.graph = [stream, allocator], self
 
     def capture_end(self) -> None:
         """The end of what is written down. Raises if something in it cannot be captured."""
         if not self._contexts:
             raise CoreError("capture_end: expected a capture that has begun, got none; call capture_begin() first")
         stream, allocator = self._contexts
-        self._contexts = []
+        self._contexts, _State.graph = [], None
+        try:
+            if self._asked:
+                self._launches += 1
+        except Exception:  # the capture is broken already: `end_capture` says by what
+            pass
         try:
             self._raw = stream.end_capture()
         finally:
@@ -66,7 +80,7 @@ class CUDAGraph:
 
     def reset(self) -> None:
         """Forget it, and its memory."""
-        self._raw = self._pool = None
+        self._raw = self._pool = self._launches = None
 
     def pool(self) -> Any:
         """Its memory, for graphs that are never launched at the same time to share."""
@@ -76,6 +90,15 @@ class CUDAGraph:
 def graph_pool_handle() -> Any:
     """Memory for several graphs to share."""
     return place.gpu().xp.cuda.MemoryPool()
+
+
+def launches() -> Any:
+    """Of the graph that this thread is capturing: an array that holds, while the graph runs, how often it ran before. None outside."""
+    capturing = getattr(_State, "graph", None)
+    if capturing is None:
+        return None
+    capturing._asked = True
+    return capturing._launches
 
 
 def is_current_stream_capturing() -> bool:
@@ -126,6 +149,7 @@ class GraphedStep:
     """
 
     def __init__(self, step: Callable[..., Any], *example: Tensor, warm_up: int = _WARM_UP, pool: Any = None):
+        self._step = step  # keeps alive what the graph reads and writes: the model, and whatever else `step` knows
         self._inputs = [t.detach().clone() for t in example]
         self._stream, self._graph = streams.Stream(), CUDAGraph()
         self._stream.wait_stream(streams.current_stream())
@@ -147,7 +171,7 @@ def _fill(held: Sequence[Tensor], given: Sequence[Any], where: str) -> None:
     """Copy tensors into those that a graph reads."""
     if len(held) != len(given):
         raise ArgumentError(f"{where}: expected {len(held)} tensors, got {len(given)}")
-    xp = place.gpu().xp
+    be = place.gpu()
     for mine, theirs in zip(held, given):
         if mine._a.shape != theirs._a.shape or mine._a.dtype != theirs._a.dtype:
             raise ShapeError(
@@ -155,9 +179,9 @@ def _fill(held: Sequence[Tensor], given: Sequence[Any], where: str) -> None:
                 f"got {theirs.dtype} of shape {tuple(theirs.shape)}"
             )
         if isinstance(theirs._a, np.ndarray):
-            mine._a.set(theirs._a)
+            be.fill_(mine._a, theirs._a)
         elif theirs._a is not mine._a:
-            xp.copyto(mine._a, theirs._a)
+            be.xp.copyto(mine._a, theirs._a)
 
 
 def make_graphed_callables(
@@ -227,4 +251,8 @@ def _graphed(
             results = [by_id.get(id(t)) for t in (*inputs, *parameters)]
             return tuple(None if g is None else g.detach().clone() for g in results)
 
-    return lambda *given: Graphed.apply(*given, *parameters)
+    def graphed(*given: Tensor) -> Any:
+        return Graphed.apply(*given, *parameters)
+
+    graphed.__wrapped__ = f  # type: ignore[attr-defined]  # keeps alive what the graphs read and write, buffers too
+    return graphed

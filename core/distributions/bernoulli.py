@@ -7,30 +7,44 @@ from typing import Any
 import core
 import core.nn.functional as F
 from core._tensor import Tensor
-from core.distributions.distribution import Distribution, broadcast_all
-from core.errors import ArgumentError
+from core.distributions import constraints
+from core.distributions.exp_family import ExponentialFamily
+from core.distributions.utils import broadcast_all, lazy_property, logits_to_probs, one_of, probs_to_logits
 
 
-class Bernoulli(Distribution):
+class Bernoulli(ExponentialFamily):
     """1 with probability `probs`, or the sigmoid of `logits`; else 0."""
 
+    arg_constraints = {"probs": constraints.unit_interval, "logits": constraints.real}
+    support = constraints.boolean
+    has_enumerate_support = True
+
     def __init__(self, probs: Any = None, logits: Any = None, validate_args: bool | None = None):
-        if (probs is None) == (logits is None):
-            raise ArgumentError("Bernoulli: expected either probs or logits, got both or neither")
-        if probs is not None:
-            (self.probs,) = broadcast_all(probs)
-            eps = core.finfo(self.probs.dtype).eps
-            p = self.probs.clamp(eps, 1 - eps)
-            self.logits = p.log() - (-p).log1p()
-        else:
-            (self.logits,) = broadcast_all(logits)
-            self.probs = self.logits.sigmoid()
-        super().__init__(self.probs.shape, (), validate_args)
-        self._check("probs", "from 0 to 1", (self.probs >= 0) & (self.probs <= 1), self.probs)
+        (given,) = broadcast_all(one_of("Bernoulli", probs, logits))
+        self.__dict__["probs" if logits is None else "logits"] = given
+        super().__init__(given.shape, (), validate_args)
+
+    @lazy_property
+    def probs(self) -> Tensor:
+        """The probability of 1."""
+        return logits_to_probs(self.logits, is_binary=True)
+
+    @lazy_property
+    def logits(self) -> Tensor:
+        """ln p/(1 − p)"""
+        return probs_to_logits(self.probs, is_binary=True)
+
+    @property
+    def param_shape(self) -> Any:
+        return self._batch_shape
 
     @property
     def mean(self) -> Tensor:
         return self.probs
+
+    @property
+    def mode(self) -> Tensor:
+        return core.where(self.probs == 0.5, core.nan, (self.probs >= 0.5).to(self.probs.dtype))
 
     @property
     def variance(self) -> Tensor:
@@ -41,8 +55,13 @@ class Bernoulli(Distribution):
             return core.bernoulli(self.probs.expand(self._extended_shape(sample_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        logits, value = core.broadcast_tensors(self.logits, value)
+        self._validate_sample(value)
+        logits, value = broadcast_all(self.logits, value)
         return -F.binary_cross_entropy_with_logits(logits, value, reduction="none")
 
     def entropy(self) -> Tensor:
         return F.binary_cross_entropy_with_logits(self.logits, self.probs, reduction="none")
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        values = core.arange(2, dtype=self.probs.dtype).reshape(-1, *(1,) * len(self._batch_shape))
+        return values.expand(-1, *self._batch_shape) if expand else values

@@ -7,22 +7,27 @@ from typing import Any
 
 import core
 from core._tensor import Tensor
-from core.distributions.distribution import Distribution, broadcast_all
+from core.distributions import constraints
+from core.distributions.exp_family import ExponentialFamily
+from core.distributions.utils import broadcast_all, standard_normal
 
 
-class Normal(Distribution):
+class Normal(ExponentialFamily):
     """Mean `loc`, standard deviation `scale`."""
 
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
+    support = constraints.real
     has_rsample = True
 
     def __init__(self, loc: Any, scale: Any, validate_args: bool | None = None):
         self.loc, self.scale = broadcast_all(loc, scale)
         super().__init__(self.loc.shape, (), validate_args)
-        self._check("scale", "> 0", self.scale > 0, self.scale)
 
     @property
     def mean(self) -> Tensor:
         return self.loc
+
+    mode = mean
 
     @property
     def stddev(self) -> Tensor:
@@ -38,15 +43,18 @@ class Normal(Distribution):
             return core.normal(self.loc.expand(shape), self.scale.expand(shape))
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        noise = core.randn(*self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
-        return self.loc + noise * self.scale
+        return self.loc + standard_normal(self._extended_shape(sample_shape), self.loc) * self.scale
 
     def log_prob(self, value: Tensor) -> Tensor:
+        self._validate_sample(value)
         return -((value - self.loc) ** 2) / (2 * self.variance) - self.scale.log() - math.log(math.sqrt(2 * math.pi))
 
     def entropy(self) -> Tensor:
         return 0.5 + 0.5 * math.log(2 * math.pi) + self.scale.log()
 
     def cdf(self, value: Tensor) -> Tensor:
-        """The probability of less."""
+        self._validate_sample(value)
         return 0.5 * (1 + core.erf((value - self.loc) * self.scale.reciprocal() / math.sqrt(2)))
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return self.loc + self.scale * core.erfinv(2 * value - 1) * math.sqrt(2)

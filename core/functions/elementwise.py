@@ -9,6 +9,7 @@ from core import dtypes
 from core._tensor import Tensor
 from core.errors import ShapeError
 from core.ops import complex_parts as _complex
+from core.ops import nn as _nn
 from core.ops import pointwise as _pw
 from core.ops import shape as _shape
 from core.ops import special as _special
@@ -68,6 +69,16 @@ def mvlgamma(x: Tensor, p: int) -> Tensor:
     for j in range(1, p):
         total = total + _special.lgamma(x - j / 2)
     return total + p * (p - 1) / 4 * math.log(math.pi)
+
+
+def softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
+    """eˣ / Σ eˣ along one dimension; `dtype` is what it is converted to first."""
+    return _nn.softmax(input if dtype is None else _pw.cast(input, dtype=dtype), dim=dim)
+
+
+def log_softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
+    """ln softmax(x) along one dimension; `dtype` is what it is converted to first."""
+    return _nn.log_softmax(input if dtype is None else _pw.cast(input, dtype=dtype), dim=dim)
 
 
 def gradient(x: Tensor, *, spacing: Any = 1, dim: Any = None, edge_order: int = 1) -> tuple[Tensor, ...]:

@@ -25,21 +25,25 @@ def scatter_add(x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     return _index.scatter_add(x, index, src, dim=dim)
 
 
-def gather(x: Tensor, dim: int, index: Tensor) -> Tensor:
+def gather(x: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
     """x picked along `dim` by an index of the result's shape."""
     return _index.gather(x, index, dim=dim)
 
 
 def index_select(x: Tensor, dim: int, index: Tensor) -> Tensor:
-    """The slices along `dim` that a 1-d index names."""
+    """The slices along `dim` that a 1-d index names; a 0-d one is an index of one element."""
+    if index._a.ndim == 0:
+        index = index.reshape(1)
+    if x._a.ndim == 0:
+        return _index.index_select(x.reshape(1), index, dim=dim).reshape(())
     return _index.index_select(x, index, dim=dim)
 
 
-def where(condition: Tensor, x: Any = None, y: Any = None) -> Any:
-    """x where the condition holds, else y; with the condition alone, the indices where it holds."""
-    if x is None:
+def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
+    """`input` where the condition holds, else `other`; with the condition alone, the indices where it holds."""
+    if input is None:
         return tuple(wrap(p.astype(np.int64)) for p in backend.of(condition._a).xp.nonzero(condition._a))
-    return _pw.where(condition, x, y)
+    return _pw.where(condition, input, other)
 
 
 def nonzero(x: Tensor, *, as_tuple: bool = False) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 from core import backend, dtypes
 from core._tensor import Tensor, _moved, wrap
 from core.devices import device as device_type
+from core.errors import DeviceError
 from core.ops import pointwise as _pw
 from core.ops import shape as _shape
 
@@ -17,6 +18,7 @@ from core.ops import shape as _shape
 def to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """x with another dtype, on another device, or like another tensor; x itself if nothing changes and `copy` is false."""
     dtype, where, copy = kwargs.get("dtype"), kwargs.get("device"), kwargs.get("copy", False)
+    flags: tuple[bool, ...] = ()  # by position: non_blocking, copy
     for a in args:
         if isinstance(a, Tensor):
             dtype, where = a.dtype, a.device
@@ -24,27 +26,32 @@ def to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             isinstance(a, type) and a in (builtins.float, builtins.int, builtins.bool)
         ):
             dtype = a
-        elif isinstance(a, (str, device_type)) or (isinstance(a, int) and not isinstance(a, bool)):
+        elif isinstance(a, bool):
+            flags += (a,)
+        elif isinstance(a, (str, device_type, int)):
             where = a
+    if len(flags) > 1:
+        copy = flags[1]
     y = x
     if where is not None:
-        moved = _moved(x._a, where)
-        if moved is not x._a:
-            y = transfer(x, where)
+        array = x._a
+        moved = _moved(array, where, flags[0] if flags else kwargs.get("non_blocking", False))
+        if moved is not array:
+            y = _transferred(x, moved)
     if dtype is not None and dtypes.as_numpy(dtype) != x._a.dtype:
         y = _pw.cast(y, dtype=dtype)
     return _pw.clone(y) if copy and y is x else y
 
 
-def transfer(x: Tensor, where: Any) -> Tensor:
-    """x copied to another device; the gradient is copied back."""
+def _transferred(x: Tensor, moved: Any) -> Tensor:
+    """x as its copy on another device; the gradient is copied back."""
     from core.autograd.function import Function
 
     class ToDevice(Function):
         @staticmethod
         def forward(ctx: Any, x: Tensor) -> Tensor:
             ctx.source = x.device
-            return wrap(_moved(x._a, where))
+            return wrap(moved)
 
         @staticmethod
         def backward(ctx: Any, g: Tensor) -> Tensor:
@@ -60,7 +67,7 @@ def cpu(x: Tensor) -> Tensor:
 
 def cuda(x: Tensor, device: Any = None, non_blocking: bool = False) -> Tensor:
     """x on a GPU."""
-    return to(x, "cuda" if device is None else device)
+    return to(x, "cuda" if device is None else device, non_blocking=non_blocking)
 
 
 def type_(x: Tensor, dtype: Any = None, non_blocking: bool = False) -> Any:
@@ -143,10 +150,39 @@ def resolve_conj(x: Tensor) -> Tensor:
 
 
 def pin_memory(x: Tensor, device: Any = None) -> Tensor:
-    """x itself: memory of the CPU, which a GPU reads through its own buffer."""
-    return x
+    """A copy in pinned memory of the host, from which `.to("cuda", non_blocking=True)` copies while the host goes on; x itself if it is
+    there. Without a GPU there is nothing to pin for: x itself.
+    """
+    be = _pinning()
+    if be is None or x.is_pinned():
+        return x
+    if x.is_cuda:
+        raise DeviceError(f"pin_memory: expected a tensor of the CPU, got one on {x.device}; only memory of the host can be pinned")
+    return wrap(be.pinned(x._a))
 
 
 def is_pinned(x: Tensor, device: Any = None) -> bool:
-    """False; see `pin_memory`."""
-    return False
+    """Whether x lies in pinned memory; see `pin_memory`."""
+    be = _pinning()
+    return be is not None and be.is_pinned(x._a)
+
+
+def _pinning() -> Any:
+    """The backend of the GPU, which pins memory; None where there is no GPU."""
+    from core.backend.cuda import is_available
+
+    return backend.get("cuda") if "cuda" in backend._open or is_available() else None
+
+
+def share_memory_(x: Tensor) -> Tensor:
+    """Move the elements to memory that other processes see, where the tensor is sent to them or they are forked. In place."""
+    from core.multiprocessing import sharing
+
+    return sharing.share(x)
+
+
+def is_shared(x: Tensor) -> bool:
+    """Whether other processes see what is written to x."""
+    from core.multiprocessing import sharing
+
+    return sharing.is_shared(x)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from core import engine
 from core._tensor import Tensor, _dim
 from core.errors import ArgumentError, ShapeError
 from core.functions.reduce import norm
@@ -55,8 +56,7 @@ def outer(x: Tensor, vec2: Tensor) -> Tensor:
 
 def addmm(x: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta·x + alpha·(mat1 @ mat2)"""
-    y = mm(mat1, mat2)
-    return (x if beta == 1 else x * beta) + (y if alpha == 1 else y * alpha)
+    return _plus(x, mm(mat1, mat2), beta, alpha)
 
 
 def addmv(x: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
@@ -81,7 +81,11 @@ def addbmm(x: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha:
 
 def _plus(x: Tensor, y: Tensor, beta: float, alpha: float) -> Tensor:
     y = y if alpha == 1 else y * alpha
-    return y if beta == 0 else (x if beta == 1 else x * beta) + y
+    if beta == 0:
+        return y
+    if x._a.dtype != y._a.dtype and engine.mode.autocast is not None:
+        x = x.to(y.dtype)  # the product was lowered, and the sum is a part of it
+    return (x if beta == 1 else x * beta) + y
 
 
 def inner(x: Tensor, other: Tensor) -> Tensor:

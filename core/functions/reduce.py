@@ -71,8 +71,12 @@ def std(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return _pw.sqrt(var(x, *args, **kwargs))
 
 
-def norm(x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Tensor:
+def norm(x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, out: Any = None, dtype: Any = None) -> Tensor:
     """The p-norm over `dim` (all by default): (Σ |x|ᵖ)^(1/p); p may be ±inf, 0, 1, 2, "fro"."""
+    x = x if dtype is None else _pw.cast(x, dtype=dtype)
+    if out is not None:
+        y = norm(x, p, dim, keepdim)
+        return out.resize_(y.shape).copy_(y)
     if p is None or p == "fro" or p == 2:
         return _reduce.norm2(x, dim=dim, keepdim=keepdim)
     a = _pw.abs(x)
@@ -169,6 +173,8 @@ def msort(x: Tensor) -> Tensor:
 def _median(x: Tensor, args: Any, kwargs: dict[str, Any], ignore_nan: bool) -> Any:
     names = dict(zip(("dim", "keepdim"), args)) | kwargs
     if "dim" not in names:
+        if not x._a.size and x.is_floating_point():
+            return _reduce.sum(x) + math.nan
         return _order.median_dim(flatten(x), dim=0, ignore_nan=ignore_nan)[0]
     return ValuesIndices(*_order.median_dim(x, ignore_nan=ignore_nan, **names))
 

@@ -48,6 +48,68 @@ def randint_like(x: Tensor, *bounds: int, dtype: Any = None, device: Any = None,
     return rng.randint(low, high, x._a.shape, dtype=dtype or x.dtype, device=device or x.device, **named)
 
 
+def binomial(count: Tensor, prob: Tensor, generator: Any = None) -> Tensor:
+    """How many of `count` trials of probability `prob` succeed, elementwise, in count's dtype; both broadcast."""
+    g = generator or rng.default_generator
+    n, p = np.broadcast_arrays(count._host(), prob._host())
+    if n.size and not (n.min() >= 0 and p.min() >= 0 and p.max() <= 1):
+        raise ArgumentError("binomial: expected counts >= 0 and probabilities from 0 to 1, got others")
+    values = np.array([_one_binomial(g, float(a), float(b)) for a, b in zip(n.flat, p.flat)], dtype=_DOUBLE)
+    return wrap(values.astype(n.dtype).reshape(n.shape)).to(count.device)
+
+
+def _one_binomial(g: Any, n: float, p: float) -> float:
+    if n <= 0 or p <= 0:
+        return 0
+    if p >= 1:
+        return n
+    if p > 0.5:
+        return n - _one_binomial(g, n, 1 - p)
+    return _by_rejection(g, n, p) if n * p >= 10 else _by_waiting(g, n, p)
+
+
+def _by_waiting(g: Any, n: float, p: float) -> int:
+    """Geometric waiting times until n is passed. Devroye 1986."""
+    total, k, log_q = 0.0, 0, math.log1p(-p)
+    while True:
+        total += math.ceil(math.log(g.uniform(1, _DOUBLE)[0]) / log_q)
+        if total > n:
+            return k
+        k += 1
+
+
+def _stirling_tail(k: float) -> float:
+    """ln k! − (k + ½) ln(k + 1) + (k + 1) − ½ ln 2π"""
+    if k <= 9:
+        return math.lgamma(k + 1) - (k + 0.5) * math.log(k + 1) + (k + 1) - 0.5 * math.log(2 * math.pi)
+    square = (k + 1) ** 2
+    return (1 / 12 - (1 / 360 - 1 / 1260 / square) / square) / (k + 1)
+
+
+def _by_rejection(g: Any, n: float, p: float) -> float:
+    """Transformed rejection: Hörmann, The generation of binomial random variates, 1993 (BTRS)."""
+    sd, odds, m = math.sqrt(n * p * (1 - p)), p / (1 - p), math.floor((n + 1) * p)
+    b = 1.15 + 2.53 * sd
+    a = -0.0873 + 0.0248 * b + 0.01 * p
+    alpha = (2.83 + 5.1 / b) * sd
+    while True:
+        u, v = (float(w) for w in g.uniform(2, _DOUBLE) - (0.5, 0))
+        us = 0.5 - abs(u)
+        k = math.floor((2 * a / us + b) * u + n * p + 0.5)
+        if us >= 0.07 and v <= 0.92 - 4.2 / b:
+            return k
+        if not 0 <= k <= n:
+            continue
+        bound = (
+            (m + 0.5) * math.log((m + 1) / (odds * (n - m + 1)))
+            + (n + 1) * math.log((n - m + 1) / (n - k + 1))
+            + (k + 0.5) * math.log(odds * (n - k + 1) / (k + 1))
+            + _stirling_tail(m) + _stirling_tail(n - m) - _stirling_tail(k) - _stirling_tail(n - k)
+        )  # fmt: skip
+        if math.log(v * alpha / (a / (us * us) + b)) <= bound:
+            return k
+
+
 def poisson(x: Tensor, generator: Any = None) -> Tensor:
     """Poisson numbers of mean x, elementwise, in x's dtype."""
     g = generator or rng.default_generator
@@ -85,3 +147,28 @@ def _one_poisson(g: Any, mean: float) -> int:
             mean
         ) - math.lgamma(k + 1):
             return k
+
+
+def standard_gamma_draws(alpha: np.ndarray, generator: Any = None) -> np.ndarray:
+    """Gamma numbers of shape alpha and scale 1, float64. Marsaglia & Tsang, A simple method for generating gamma variables, 2000."""
+    g = generator or rng.default_generator
+    return np.array([_one_gamma(g, float(a)) for a in alpha.flat], dtype=_DOUBLE).reshape(alpha.shape)
+
+
+def _one_gamma(g: Any, alpha: float) -> float:
+    if alpha == 0:
+        return 0.0
+    scale = 1.0
+    if alpha < 1:
+        scale = float(1 - g.uniform(1, _DOUBLE)[0]) ** (1 / alpha)
+        alpha += 1
+    d = alpha - 1 / 3
+    c = 1 / math.sqrt(9 * d)
+    while True:
+        x = float(g.normal(1, _DOUBLE)[0])
+        y = 1 + c * x
+        if y <= 0:
+            continue
+        v, u = y * y * y, float(1 - g.uniform(1, _DOUBLE)[0])
+        if u < 1 - 0.0331 * x**4 or math.log(u) < 0.5 * x * x + d * (1 - v + math.log(v)):
+            return scale * d * v

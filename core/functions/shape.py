@@ -73,9 +73,9 @@ def repeat(x: Tensor, *repeats: Any) -> Tensor:
     return _shape.repeat(x, repeats=shape_of(repeats))
 
 
-def flip(x: Tensor, *dims: Any) -> Tensor:
+def flip(x: Tensor, *args: Any, dims: Any = None) -> Tensor:
     """The order reversed along dimensions."""
-    return _shape.flip(x, dims=shape_of(dims))
+    return _shape.flip(x, dims=shape_of(args if dims is None else (dims,)))
 
 
 def squeeze(x: Tensor, dim: Any = None) -> Tensor:
@@ -101,19 +101,13 @@ def split(x: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Tensor,
     """Consecutive pieces along a dimension, of one size (the last may be smaller) or of the sizes listed: views."""
     n = x._a.shape[_dim(dim, x._a.ndim, "split")]
     if isinstance(split_size_or_sections, (list, tuple)):
-        sizes = [int(s) for s in split_size_or_sections]
-        if sum(sizes) != n:
-            raise ShapeError(f"split: expected sizes that sum to {n}, the length of dim {dim}, got {sizes}")
+        sizes = tuple(int(s) for s in split_size_or_sections)
     else:
         size = int(split_size_or_sections)
         if size <= 0 and n:
             raise ArgumentError(f"split: expected a size > 0, got {size}")
-        sizes = [min(size, n - start) for start in range(0, n, size)] if n else [0]
-    pieces, start = [], 0
-    for s in sizes:
-        pieces.append(_shape.narrow(x, dim=dim, start=start, length=s))
-        start += s
-    return tuple(pieces)
+        sizes = tuple(min(size, n - start) for start in range(0, n, size)) if n else (0,)
+    return _shape.split_with_sizes(x, split_sizes=sizes, dim=dim)
 
 
 def chunk(x: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:

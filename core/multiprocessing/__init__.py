@@ -1,4 +1,4 @@
-"""torch.multiprocessing: Python's multiprocessing, and `spawn`. Tensors that cross are copied."""
+"""torch.multiprocessing: Python's multiprocessing, and `spawn`. Tensors that cross are copied, shared ones by their memory."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from multiprocessing import connection as _connection
 from typing import Any
 
 from core.errors import CoreError
+from core.multiprocessing import sharing
+from core.nn.parameter import Buffer, Parameter
+
+sharing.register(Buffer, Parameter)
 
 
 class ProcessRaisedException(CoreError, RuntimeError):
@@ -68,8 +72,12 @@ class SpawnContext:
                 p.kill()
                 p.join()
         code, reader = self.processes[failed].exitcode, self._readers[failed]
-        if reader.poll():
-            raise ProcessRaisedException(f"\n\n-- Process {failed} terminated with the following error:\n{reader.recv()}")
+        try:
+            raised = reader.recv() if reader.poll() else None
+        except EOFError:  # it ended without a word
+            raised = None
+        if raised is not None:
+            raise ProcessRaisedException(f"\n\n-- Process {failed} terminated with the following error:\n{raised}")
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         raise ProcessExitedException(f"process {failed} terminated with {how}")
 

@@ -55,13 +55,7 @@ def _fan(tensor: Tensor, mode: str) -> int:
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Any = None) -> Tensor:
     """Uniform on [a, b)"""
-    d = tensor._a.dtype
-    real = np.dtype(np.float64 if d == np.float64 else np.float32)
-    u = (generator or rng.default_generator).uniform(tensor._a.size, real)
-    low = real.type(a)
-    # one rounding after product and sum, as the fused instruction that PyTorch's kernel is compiled to
-    wide: Any = np.float64 if real == np.float32 else np.longdouble
-    values = (u.astype(wide) * wide(real.type(b) - low) + wide(low)).astype(real)
+    values = rng.uniform_between(tensor._a.size, tensor._a.dtype, a, b, generator)
     return _put(tensor, values.reshape(tensor._a.shape))
 
 

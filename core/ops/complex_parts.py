@@ -68,4 +68,8 @@ def _angle_dx(F, g, x):
 def angle(be, x):
     """The argument of a complex number; 0 or π for a real one."""
     x = x.astype(dtypes.default_numpy()) if dtypes.category(x.dtype) < dtypes.FLOATING else x
-    return be.xp.arctan2(x.imag, x.real) if x.dtype.kind == "c" else be.xp.where(x < 0, x.dtype.type(math.pi), x * 0)
+    return (
+        be.xp.arctan2(x.imag, x.real)
+        if x.dtype.kind == "c"
+        else be.xp.where(x < 0, x.dtype.type(math.pi), be.xp.where(x == x, 0, x)).astype(x.dtype)
+    )

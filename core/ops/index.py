@@ -30,13 +30,21 @@ def check_range(be: Any, index: Any, n: int, where: str, lowest: int = 0) -> Non
             raise RangeError(f"{where}: expected indices from {lowest} to {n - 1}, got {lo if lo < lowest else hi}")
 
 
-@op(x=lambda F, g, x_shape, index: F.index_put(F.new_zeros(g, shape=x_shape), g, index=index, accumulate=True))
+@op(x=lambda F, g, x_shape, index: F.index_grad(g, shape=x_shape, index=index))
 def index(be, x, *, index):
     """x[index], a copy."""
     try:
         return x[index]
     except IndexError as e:
         raise RangeError(f"index: {e}; the tensor's shape is {tuple(x.shape)}") from None
+
+
+@op(g=lambda F, gg, index: F.index(gg, index=index))
+def index_grad(be, g, *, shape, index):
+    """The gradient of `index`: zeros of this shape with g added at the index, every occurrence counted."""
+    y = be.xp.zeros(shape, dtype=g.dtype)
+    be.add_at_(y, index, g)
+    return y
 
 
 @op(
@@ -71,6 +79,8 @@ def sum_to(be, x, *, shape):
     shape = tuple(shape)
     added = x.ndim - len(shape)
     axes = tuple(range(added)) + tuple(i + added for i, n in enumerate(shape) if n == 1 and x.shape[i + added] != 1)
+    if axes == tuple(range(x.ndim - 1)) and axes and x.shape[-1] == shape[-1]:
+        return be.sum_rows(x).reshape(shape)
     return x.sum(axis=axes, keepdims=True, dtype=x.dtype).reshape(shape) if axes else x.reshape(shape)
 
 
@@ -172,9 +182,7 @@ def scatter_combine(be, x, index, src, *, dim, how):
 
 def _index_select_dx(F, g, index, x_shape, dim):
     d = _dim(dim, len(x_shape), "index_select")
-    return F.index_put(
-        F.new_zeros(g, shape=x_shape), g, index=(slice(None),) * d + (getattr(index, "_a", index),), accumulate=True
-    )
+    return F.index_grad(g, shape=x_shape, index=(slice(None),) * d + (getattr(index, "_a", index),))
 
 
 @op(x=_index_select_dx, names=("input", "index"))
@@ -186,7 +194,7 @@ def index_select(be, x, index, *, dim):
 
 def _embedding_dw(F, g, index, w_shape, padding_idx):
     i = getattr(index, "_a", index)
-    dw = F.index_put(F.new_zeros(g, shape=w_shape), g, index=(i,), accumulate=True)
+    dw = F.index_grad(g, shape=w_shape, index=(i,))
     if padding_idx is not None:
         dw = F.slice_put(dw, F.new_zeros(g, shape=w_shape[1:]), index=(padding_idx,))
     return dw
@@ -201,6 +209,7 @@ def embedding(be, index, w, *, padding_idx=None):
 
 def _order(xp: Any, x: Any, d: int, descending: bool) -> Any:
     """The indices that sort x along dimension d; equal elements keep their order, NaN is the greatest."""
+    x = x.astype(np.float32) if x.dtype.kind == "V" else x  # NumPy would not put bfloat16's NaN last
     if descending:  # sort the reversed array and reverse what comes out
         return x.shape[d] - 1 - xp.flip(xp.argsort(xp.flip(x, d), axis=d, kind="stable"), d)
     return xp.argsort(x, axis=d, kind="stable")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from core import backend
-from core.errors import GraphError
+from core import backend, dtypes
+from core.errors import ArgumentError, DTypeError, GraphError, ShapeError
 from core.ops.op import graph, op, pointwise
 
 
@@ -58,3 +58,43 @@ def ctc(be, x, path, frames, lengths):
     as torch's does.
     """
     return be.ctc(x, path, frames, lengths)
+
+
+# -- cross-entropy in one pass over the logits -------------------------------------------------------------------------
+
+
+def _cross_entropy_dx(F, g, x, target, w, lse, total, ignore_index, reduction):
+    return backend.of(x).cross_entropy_grad(g, x, target, w, lse, total if reduction == "mean" else None, ignore_index)
+
+
+def _cross_entropy_plainly(x, target, w=None, *, ignore_index, reduction, wide):
+    x = graph.cast(x, dtype=dtypes.float32) if wide and x._a.dtype.itemsize == 2 else x
+    return graph.nll_loss(graph.log_softmax(x, dim=1), target, w, ignore_index=ignore_index, reduction=reduction)
+
+
+@op(x=_cross_entropy_dx, aux=("lse", "total"), composite=_cross_entropy_plainly, names=("input", "target", "weight"))
+def cross_entropy_rows(be, x, target, w=None, *, ignore_index=-100, reduction="mean", wide=False):
+    """−w[t]·ln softmax(x)[t]: logits (N, C), classes (N). Of the probabilities nothing is kept but ln Σ eˣ of each row.
+
+    Where the backend does not look at values (a GPU), a target that is no class gives NaN. `wide`: the loss of two-byte logits is
+    float32.
+    """
+    if x.ndim != 2 or target.shape != x.shape[:1]:
+        raise ShapeError(
+            f"cross_entropy: expected target of shape {x.shape[:1]} for input {tuple(x.shape)}, got {tuple(target.shape)}"
+        )
+    if target.dtype.kind not in "iu":
+        raise DTypeError(
+            f"cross_entropy: expected class indices of an integer dtype, got {dtypes.of(target.dtype)}; use target.long()"
+        )
+    if w is not None and w.shape != x.shape[1:]:
+        raise ShapeError(
+            f"cross_entropy: weight tensor should be defined for all classes: expected shape {tuple(x.shape[1:])}, got {tuple(w.shape)}"
+        )
+    if reduction not in ("none", "mean", "sum"):
+        raise ArgumentError(f"cross_entropy: expected reduction 'none', 'mean' or 'sum', got {reduction!r}")
+    loss, lse = be.cross_entropy(x, target, w, ignore_index)
+    total = lse
+    if reduction != "none":
+        loss, total = be.cross_entropy_total(loss, x, target, w, ignore_index, reduction == "mean")
+    return loss if wide else loss.astype(x.dtype, copy=False), lse, total

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from core import dtypes
+from core import backend, dtypes
 from core._tensor import _dim
 from core.backend.base import conv_out_shape
 from core.errors import ArgumentError, DTypeError, RangeError, ShapeError
-from core.ops.op import op
+from core.ops.op import graph, op
 
 # -- convolution ---------------------------------------------------------------------------------------------------------
 # Three bilinear ops; the gradients of each are the other two.
@@ -44,6 +44,10 @@ def _check_conv(x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any
         )
 
 
+def _conv_bias_grad(F: Any, g: Any) -> Any:
+    return F.sum(g, dim=(0, *range(2, g.ndim))) if F is graph else backend.of(g).sum_channels(g)
+
+
 @op(
     x=lambda F, g, w, x_shape, stride, padding, dilation, groups: F.conv_input_grad(
         g, w, x_shape=x_shape, stride=stride, padding=padding, dilation=dilation, groups=groups
@@ -51,8 +55,9 @@ def _check_conv(x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any
     w=lambda F, g, x, w_shape, stride, padding, dilation, groups: F.conv_weight_grad(
         g, x, w_shape=w_shape, stride=stride, padding=padding, dilation=dilation, groups=groups
     ),
-    b=lambda F, g: F.sum(g, dim=(0, *range(2, g.ndim))),
+    b=_conv_bias_grad,
     names=("input", "weight", "bias"),
+    orderly=True,
 )
 def conv(be, x, w, b=None, *, stride, padding, dilation, groups):
     """Cross-correlation (N, C, *in), (K, C/groups, *k) -> (N, K, *out); the other arguments are tuples, one number a
@@ -68,6 +73,7 @@ def conv(be, x, w, b=None, *, stride, padding, dilation, groups):
     w=lambda F, gg, g, w_shape, stride, padding, dilation, groups: F.conv_weight_grad(
         g, gg, w_shape=w_shape, stride=stride, padding=padding, dilation=dilation, groups=groups
     ),
+    orderly=True,
 )
 def conv_input_grad(be, g, w, *, x_shape, stride, padding, dilation, groups):
     """The gradient of `conv` for its input, which is also the transposed convolution."""
@@ -81,6 +87,7 @@ def conv_input_grad(be, g, w, *, x_shape, stride, padding, dilation, groups):
     x=lambda F, gg, g, x_shape, stride, padding, dilation, groups: F.conv_input_grad(
         g, gg, x_shape=x_shape, stride=stride, padding=padding, dilation=dilation, groups=groups
     ),
+    orderly=True,
 )
 def conv_weight_grad(be, g, x, *, w_shape, stride, padding, dilation, groups):
     """The gradient of `conv` for its weight."""
@@ -115,6 +122,7 @@ def pool_out_shape(size: Any, k: Any, stride: Any, padding: Any, dilation: Any, 
         g, won, x_shape=x_shape, k=k, stride=stride, padding=padding, dilation=dilation
     ),
     aux=("won",),
+    orderly=True,
 )
 def max_pool(be, x, *, k, stride, padding, dilation, ceil_mode=False):
     """The greatest of each window: (N, C, *in) -> (N, C, *out). Which input won is kept for the gradient."""
@@ -139,7 +147,8 @@ def max_pool_index(be, x, *, k, stride, padding, dilation, ceil_mode=False):
 @op(
     g=lambda F, gg, won, k, stride, padding, dilation: F.max_pool_pick(
         gg, won, k=k, stride=stride, padding=padding, dilation=dilation
-    )
+    ),
+    orderly=True,
 )
 def max_pool_grad(be, g, won, *, x_shape, k, stride, padding, dilation):
     """The gradient of `max_pool`."""
@@ -156,7 +165,12 @@ def max_pool_pick(be, x, won, *, k, stride, padding, dilation):
     return be.max_pool_pick(x, won, k, stride, padding, dilation)
 
 
-@op(x=lambda F, g, x_shape, k, stride, padding: F.sum_pool_grad(g, x_shape=x_shape, k=k, stride=stride, padding=padding))
+@op(
+    x=lambda F, g, x_shape, k, stride, padding: F.sum_pool_grad(
+        g, x_shape=x_shape, k=k, stride=stride, padding=padding
+    ),
+    orderly=True,
+)
 def sum_pool(be, x, *, k, stride, padding, ceil_mode=False):
     """The sum of each window, padding counted as zeros. Average pooling divides it."""
     out = pool_out_shape(x.shape[2:], k, stride, padding, (1,) * len(k), ceil_mode, f"avg_pool{len(k)}d")
@@ -167,7 +181,8 @@ def sum_pool(be, x, *, k, stride, padding, ceil_mode=False):
     g=lambda F, gg, g_shape, k, stride, padding: F.slice_view(
         F.sum_pool(gg, k=k, stride=stride, padding=padding, ceil_mode=True),
         index=(..., *(slice(n) for n in g_shape[2:])),
-    )
+    ),
+    orderly=True,
 )
 def sum_pool_grad(be, g, *, x_shape, k, stride, padding):
     """The gradient of `sum_pool`."""
@@ -180,7 +195,7 @@ def sum_pool_grad(be, g, *, x_shape, k, stride, padding):
 @op(x=lambda F, g, out, dim: F.softmax_grad(g, out, dim=dim))
 def softmax(be, x, *, dim):
     """eˣ / Σ eˣ along one dimension."""
-    return be.softmax(x, _dim(dim, x.ndim, "softmax")) if x.ndim else x * 0 + 1
+    return be.softmax(x, _dim(dim, x.ndim, "softmax")) if x.ndim and x.size else x * 0 + 1
 
 
 @op(
@@ -195,7 +210,7 @@ def softmax_grad(be, g, y, *, dim):
 @op(x=lambda F, g, out, dim: F.log_softmax_grad(g, out, dim=dim))
 def log_softmax(be, x, *, dim):
     """ln softmax(x) along one dimension, without overflow."""
-    return be.log_softmax(x, _dim(dim, x.ndim, "log_softmax")) if x.ndim else x * 0
+    return be.log_softmax(x, _dim(dim, x.ndim, "log_softmax")) if x.ndim and x.size else x * 0
 
 
 @op(

@@ -22,7 +22,7 @@ def _standardize_grad(be, g, xs, mean, rstd, axes, eps):
     return be.standardize_grad(g, *xs, mean, rstd, axes)
 
 
-@op(xs=_standardize_grad, aux=("mean", "rstd"))
+@op(xs=_standardize_grad, aux=("mean", "rstd"), orderly=True)
 def standardize(be, *xs, axes, eps, moments=None):
     """(x − mean) / √(variance + eps) · w + b: [x, w, b], the moments over `axes`; w and b broadcast against x, or are
     None.
@@ -34,7 +34,9 @@ def standardize(be, *xs, axes, eps, moments=None):
     for a in affine:
         if a is not None and len(a.shape) > x.ndim:
             raise ShapeError(f"standardize: expected weights that broadcast to {tuple(x.shape)}, got {tuple(a.shape)}")
-    mean, var = moments or be.moments(x, tuple(axes))
+    if moments is None:
+        return be.normalize(x, *affine, tuple(axes), eps)
+    mean, var = moments
     rstd = 1 / be.xp.sqrt(var + eps)
     return be.standardize(x, *affine, mean, rstd, tuple(axes)), mean, rstd
 

@@ -12,6 +12,7 @@ is kept for it:
     `x_shape`          the shape of x alone  `out`                 the output
     a name in `outs`   that output, where there are several
     a name in `aux`    that further output of the function, which callers do not see
+    `wanted`           of a variadic op: which of the inputs want a gradient
 `F` is the namespace of ops. In plain backward it is the ops on raw arrays, so nothing is recorded; when a graph of the gradient is wanted
 it is the ops on Tensors, and the same rule yields a differentiable gradient. A rule that cannot be differentiated this way (a
 fused kernel) has a
@@ -23,6 +24,7 @@ the graph and its id in the tests.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import traceback
 from collections.abc import Callable, Sequence
@@ -32,8 +34,8 @@ from typing import Any
 
 import numpy as np
 
-from core import backend, dtypes
-from core._tensor import Tensor, wrap
+from core import backend, dtypes, engine
+from core._tensor import Tensor, concealed, wrap
 from core.backend.base import Backend
 from core.engine import Edge, Node, mode, next_number, walk
 from core.errors import DeviceError, DTypeError, GraphError, ShapeError
@@ -61,6 +63,7 @@ class Op:
         aux: Sequence[str] = (),
         names: Sequence[str] = (),
         composite: Callable[..., Any] | None = None,
+        orderly: bool = False,
     ):
         self.__name__ = self.name = forward.__name__
         self.__doc__ = forward.__doc__
@@ -71,6 +74,7 @@ class Op:
         self.rules = rules
         self.view = view
         self.broadcasts = broadcasts
+        self.orderly = broadcasts or orderly
         self.composite = composite
 
         _, *parameters = inspect.signature(forward).parameters.values()
@@ -176,7 +180,10 @@ class Op:
         if type(y) is not be.array_type:
             y = be.as_array(y)
         t: Tensor = _new(Tensor)
-        t._a = y
+        if self.orderly and y.ndim > 2 and not y.flags.c_contiguous and not _shows_order(args):
+            t._inside = y
+        else:
+            t._a = y
         if self.view:
             t._become_view(args[0], self, params)
         if mask & self.rule_mask:
@@ -193,12 +200,13 @@ class Op:
     ) -> Any:
         """The rest of `apply` for a function that returned several arrays."""
         outs = [a if type(a) is be.array_type else be.as_array(a) for a in y]
-        tensors = [wrap(a) for a in outs[: len(outs) - self.hidden]]
+        seen = self.orderly and not _shows_order(args)
+        tensors = [(concealed if seen else wrap)(a) for a in outs[: len(outs) - self.hidden]]
         if self.view:
             for i, t in enumerate(tensors):
                 t._become_view(args[0], self, params, i)
         mask &= self.rule_mask
-        smooth = [t for t in tensors if t._a.dtype.kind in _SMOOTH] if mask and mode.grad else []
+        smooth = [t for t, a in zip(tensors, outs) if a.dtype.kind in _SMOOTH] if mask and mode.grad else []
         if smooth:  # outputs that can have a gradient come first
             node = OpNode(self, args, arrays, params, mask, be, outs, smooth)
             for i, t in enumerate(smooth):
@@ -214,7 +222,9 @@ class Op:
         arrays, mask, bit, be = [], 0, 1, None
         for a in args:
             if isinstance(a, Tensor):
-                array = a._a
+                array = a._inside if self.orderly else None
+                if array is None or "_a" in a.__dict__:
+                    array = a._a
                 if a._requires_grad:
                     mask |= bit
                 if be is None:
@@ -276,12 +286,13 @@ class Op:
         bound, params = self._bind((x, *args), params)
         x._check_inplace(self.name)
         arrays, mask, be = self._arrays(bound)
+        target = arrays[0]
         recording = mode.grad and (mask & self.rule_mask or x._requires_grad)
         if recording and 0 in self.plan(mask & self.rule_mask).inputs:
-            saved = [x._a.copy(), *arrays[1:]]  # a rule needs what is about to be overwritten
+            saved = [target.copy(order="K"), *arrays[1:]]  # a rule needs what is about to be overwritten
         else:
             saved = arrays
-        direct = {"out": x._a} if self.takes_out and _same(arrays[0], arrays[1:]) else {}
+        direct = {"out": target} if self.takes_out and _same(arrays[0], arrays[1:]) else {}
         try:
             y = self.forward(be, *arrays, **params, **direct)
         except (ValueError, OverflowError) as error:
@@ -294,15 +305,15 @@ class Op:
                 ) from None
             raise
         if not direct:
-            if y.shape != x._a.shape:
+            if y.shape != target.shape:
                 raise ShapeError(
-                    f"{self.name}_: expected a result of shape {x._a.shape}, got {y.shape}; write to a new tensor"
+                    f"{self.name}_: expected a result of shape {target.shape}, got {y.shape}; write to a new tensor"
                 )
-            if dtypes.category(y.dtype) > dtypes.category(x._a.dtype):
+            if dtypes.category(y.dtype) > dtypes.category(target.dtype):
                 raise DTypeError(f"{self.name}_: result type {dtypes.of(y.dtype)} can't be cast to {x.dtype}")
-            x._a[...] = y
+            target[...] = y
         if recording:
-            node = OpNode(self, bound, saved, params, mask & self.rule_mask, be, (x._a,), (x,), ahead=1)
+            node = OpNode(self, bound, saved, params, mask & self.rule_mask, be, (target,), (x,), ahead=1)
             x._bump()
             x._rebase((node, 0))
         else:
@@ -313,7 +324,7 @@ class Op:
 class _Plan:
     """For one set of inputs that want a gradient: what to keep, and how to call each rule."""
 
-    __slots__ = ("wanted", "inputs", "every", "outs", "shapes", "params", "rules", "keeps")
+    __slots__ = ("wanted", "inputs", "every", "outs", "shapes", "params", "which", "rules", "keeps")
 
     def __init__(self, op: Op, mask: int):
         wanted = [(i, op.rules[n]) for i, n in enumerate(op.inputs) if n in op.rules and mask >> i & 1]
@@ -325,8 +336,10 @@ class _Plan:
         self.outs = [i for i, n in enumerate(op.outs) if n in needs]
         self.shapes = [i for i, n in enumerate(op.inputs) if n + "_shape" in needs]
         self.params = [n for n in op.params if n in needs]
+        self.which = op.variadic and "wanted" in needs
         order = [op.inputs[i] for i in self.inputs] + [op.outs[i] for i in self.outs]
         order += [op.inputs[0]] * self.every + [op.inputs[i] + "_shape" for i in self.shapes] + self.params
+        order += ["wanted"] * self.which
         for n in needs:
             assert n in order, f"{op.name}: a rule names '{n}', which is no input, parameter, shape or output"
         # a rule that takes all that is kept, as it is kept, has no list of its own
@@ -382,12 +395,14 @@ class OpNode(Node):
             values.append([a.shape for a in arrays] if op.variadic else arrays[i].shape)
         for n in plan.params:
             values.append(params[n])
+        if plan.which:
+            values.append([e is not None for e in edges])
         state = mode.state
         self.values: list[Any] | None = values
         if state.saved_hooks:
             self.values = _PackedValues(values, len(plan.inputs) + len(plan.outs))
         if op.broadcasts:
-            y = tensors[0]._a
+            y = outs[0]
             for i in plan.wanted:
                 if arrays[i].shape != y.shape or arrays[i].dtype != y.dtype:
                     self.metas = [None if e is None else (a.shape, a.dtype) for e, a in zip(edges, arrays)]
@@ -485,7 +500,7 @@ class OpNode(Node):
     def _as_tensor(self, value: Any, edge: Edge | None) -> Any:
         if type(value) is not self.be.array_type:
             return value  # a Python number, or an optional input that was not given
-        t = wrap(value)
+        t = concealed(value)
         if edge is not None and value.dtype.kind in "fcV":
             t._edge, t._requires_grad = edge, True
         return t
@@ -525,6 +540,11 @@ def _sum_to(F: Any, g: Any, shape: tuple[int, ...]) -> Any:
     return F.reshape(g, shape=shape) if added else g
 
 
+def _shows_order(args: Sequence[Any]) -> bool:
+    """Whether somebody can see that an argument is not in C order: then the result may be seen so, too."""
+    return any(isinstance(a, Tensor) and a._any_order() is not a._inside and not a._a.flags.c_contiguous for a in args)
+
+
 def _same(x: Any, others: Sequence[Any]) -> bool:
     """Whether a kernel may write straight into x: the result has x's shape and dtype by construction."""
     for o in others:
@@ -548,6 +568,13 @@ def _into(out: Any, result: Any) -> Any:
         out._a[...] = result._a
     out._bump()
     return out
+
+
+def _add_arrays(x: Any, y: Any, out: Any = None) -> Any:
+    return x + y if isinstance(x, np.generic) else backend.of(x).add(x, y, out)
+
+
+engine.add_arrays = _add_arrays
 
 
 # -- namespaces --------------------------------------------------------------------------------------------------------
@@ -598,6 +625,49 @@ class Raw:
 graph: Any = Graph()
 
 
+# -- what a backend computes as a whole: see `Backend.fused` -----------------------------------------------------------
+
+
+def _ask(be: Backend) -> None:
+    """From now on the ops that this backend has kernels for ask it first. Where no such backend is opened, nothing is asked."""
+    for key in be.fused:
+        name, of = key if isinstance(key, tuple) else (key, None)
+        op = OPS.get(name)
+        if op is None:  # of a room that has not been entered yet: when it is, this is called again
+            continue
+        if of is None:
+            if not hasattr(op.forward, "plain"):
+                op.forward = _asking_forward(name, op.forward, op.defaults)
+        elif not hasattr(op.rules[of], "plain"):
+            op.rules[of] = _asking_rule(key, op.rules[of])
+            op._plans.clear()
+
+
+def _asking_forward(key: str, plain: Callable[..., Any], defaults: dict[str, Any]) -> Callable[..., Any]:
+    @functools.wraps(plain)  # the signature is read
+    def forward(be: Backend, *args: Any, **params: Any) -> Any:
+        kernel = be.fused.get(key)
+        y = None if kernel is None else kernel(be, *args, **{**defaults, **params})
+        return plain(be, *args, **params) if y is None else y
+
+    forward.plain = plain  # type: ignore[attr-defined]
+    return forward
+
+
+def _asking_rule(key: tuple[str, str], plain: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    def rule(F: Any, g: Any, *values: Any) -> Any:
+        kernel = None if F is graph else F._be.fused.get(key)
+        dx = None if kernel is None else kernel(F._be, g, *values)
+        return plain(F, g, *values) if dx is None else dx
+
+    rule.plain = plain  # type: ignore[attr-defined]
+    return rule
+
+
+backend.opened.append(_ask)
+
+
 # -- decorators --------------------------------------------------------------------------------------------------------
 
 
@@ -609,16 +679,24 @@ def op(
     names: Sequence[str] = (),
     composite: Callable[..., Any] | None = None,
     broadcasts: bool = False,
+    orderly: bool = False,
     **rules: Callable[..., Any],
 ) -> Callable[[Callable[..., Any]], Op]:
-    """Make an op of a function; see the top of this module. `names` are torch's names of the array inputs."""
+    """Make an op of a function; see the top of this module.
+
+    `names` are torch's names of the array inputs. `orderly`: takes arrays in any order in memory, and a result that is not in C order
+    may stay so until somebody looks (see `Tensor`); true of whatever is pointwise.
+    """
 
     def make(forward: Callable[..., Any]) -> Op:
         made = Op(
-            forward, rules, view=view, outs=outs, aux=aux, names=names, composite=composite, broadcasts=broadcasts
-        )
+            forward, rules, view=view, outs=outs, aux=aux, names=names, composite=composite, broadcasts=broadcasts,
+            orderly=orderly,
+        )  # fmt: skip
         assert made.name not in OPS, f"two ops are called {made.name}"
         OPS[made.name] = made
+        for be in backend._open.values():
+            _ask(be)
         return made
 
     return make

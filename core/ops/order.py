@@ -111,9 +111,13 @@ def isin(be, x, y, *, assume_unique=False, invert=False):
 
 
 @op(names=("sorted_sequence", "input"))
-def searchsorted(be, x, y, *, right=False, out_int32=False):
-    """(*, N) in order, (*, M) values -> (*, M): where each value would go so that the order holds, before equals or after."""
-    xp, side = be.xp, "right" if right else "left"
+def searchsorted(be, x, y, *, right=False, out_int32=False, side=None, sorter=None):
+    """(*, N) in order, or with the indices `sorter` that put it in order, (*, M) values -> (*, M): where each value would go so that
+    the order holds, before equals (side "left") or after (`right`, or side "right")."""
+    if side not in (None, "left", "right") or (side == "left" and right):
+        raise ArgumentError(f"searchsorted: expected side 'left' or 'right', the same as right={right}, got {side!r}")
+    xp, side = be.xp, side or ("right" if right else "left")
+    x = x if sorter is None else xp.take_along_axis(x, getattr(sorter, "_a", sorter), axis=-1)
     y = y if hasattr(y, "dtype") else xp.asarray(y)
     d = np.int32 if out_int32 else np.int64
     if x.ndim == 1:

@@ -17,6 +17,9 @@ _BOOL, _REAL = np.dtype(np.bool_), np.dtype(np.float64)
 # NumPy's ufuncs promote by NumPy's rules. These helpers hand them operands that already have torch's common dtype.
 
 
+_MANY = 1 << 12  # elements, from which it is worth asking the backend for more than array code
+
+
 def promoted(x: Any, y: Any) -> tuple[Any, Any]:
     """Both operands ready for a ufunc: equal dtypes, or an array and a Python number that does not change its dtype."""
     xd, yd = getattr(x, "dtype", None), getattr(y, "dtype", None)
@@ -29,11 +32,28 @@ def promoted(x: Any, y: Any) -> tuple[Any, Any]:
     else:
         number, category = None, None
     if category is not None:
-        c = dtypes.scalar_category(number)
-        if c is not None and c <= category and (xd if yd is None else yd).kind != "V":  # bfloat16 would become float32
-            return x, y
+        c, d = dtypes.scalar_category(number), xd if yd is None else yd
+        if c is not None and c <= category and d.kind != "V":  # bfloat16 would become float32
+            return _unsigned(x, y) if d.kind == "u" and number < 0 else (x, y)
     d = dtypes.result_numpy(x, y)
     return _as(x, d), _as(y, d)
+
+
+def _unsigned(x: Any, y: Any) -> tuple[Any, Any]:
+    """A negative number that meets an unsigned type wraps around, as in C; one that is too great is an error."""
+    n = 8 * getattr(x, "dtype", getattr(y, "dtype", _BOOL)).itemsize
+    return (x if hasattr(x, "dtype") or x <= -(1 << n) else x + (1 << n)), (
+        y if hasattr(y, "dtype") or y <= -(1 << n) else y + (1 << n)
+    )
+
+
+def _no_zeros(be: Any, x: Any, y: Any, where: str) -> None:
+    """An error for integers divided by 0. On a GPU it would have to be waited for, so there it is not looked at."""
+    d = getattr(x, "dtype", None) or y.dtype
+    if dtypes.category(d) < dtypes.FLOATING and be.device_type == "cpu" and getattr(x, "size", 1) and not np.all(y):
+        raise DTypeError(
+            f"{where}: ZeroDivisionError: expected divisors other than 0 for tensors of {dtypes.of(d)}, got 0"
+        )
 
 
 def floating(be: Any, x: Any) -> Any:
@@ -69,7 +89,7 @@ def _times(alpha: Any, y: Any, x: Any, where: str) -> Any:
     d = getattr(x, "dtype", None) or y.dtype
     if dtypes.scalar_category(alpha) > dtypes.category(d) != dtypes.BOOL:
         raise DTypeError(f"{where}: expected an integer alpha for tensors of {dtypes.of(d)}, got {alpha!r}")
-    return _as(y, d) * d.type(alpha)
+    return _as(y, d) * d.type(alpha + (1 << 8 * d.itemsize) if d.kind == "u" and alpha < 0 else alpha)
 
 
 def _no_bools(x: Any, y: Any, where: str) -> None:
@@ -85,7 +105,8 @@ def _no_bools(x: Any, y: Any, where: str) -> None:
 def add(be, x, y, *, alpha=1, out=None):
     """x + alpha·y"""
     x, y = promoted(x, y)
-    return be.xp.add(x, y if alpha == 1 else _times(alpha, y, x, "add"), out=out)
+    y = y if alpha == 1 else _times(alpha, y, x, "add")
+    return be.xp.add(x, y, out=out) if getattr(x, "size", 0) < _MANY else be.add(x, y, out)
 
 
 @pointwise(x=lambda F, g: g, y=lambda F, g, alpha: g * -alpha)
@@ -121,15 +142,21 @@ def mul(be, x, y, *, out=None):
 def div(be, x, y, *, rounding_mode=None, out=None):
     """x / y; `rounding_mode` None, "trunc" or "floor". True division of integers gives the default floating type."""
     xp = be.xp
+    if rounding_mode is None and not (hasattr(x, "dtype") and hasattr(y, "dtype")):
+        x, y = (floating(be, v) if hasattr(v, "dtype") else v for v in (x, y))
     x, y = promoted(x, y)
+    if rounding_mode is not None:
+        _no_zeros(be, x, y, "div")
     if rounding_mode == "floor":
-        return xp.floor_divide(x, y, out=out)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return xp.floor_divide(x, y, out=out)
     if rounding_mode == "trunc":
         d = getattr(x, "dtype", None) or y.dtype
         if dtypes.category(d) < dtypes.FLOATING:
             q = xp.floor_divide(xp.abs(x), xp.abs(y))
             return (q * (xp.sign(x) * xp.sign(y))).astype(d)
-        return xp.trunc(xp.true_divide(x, y))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return xp.trunc(xp.true_divide(x, y))
     if rounding_mode is not None:
         raise DTypeError(f"div: expected rounding_mode None, 'trunc' or 'floor', got {rounding_mode!r}")
     if hasattr(x, "dtype"):
@@ -144,27 +171,36 @@ def div(be, x, y, *, rounding_mode=None, out=None):
 def remainder(be, x, y):
     """x − y·⌊x/y⌋: the sign of the divisor, as Python's %."""
     x, y = promoted(x, y)
-    return be.xp.remainder(x, y)
+    _no_zeros(be, x, y, "remainder")
+    with np.errstate(invalid="ignore"):
+        return be.xp.remainder(x, y)
 
 
 @pointwise(x=lambda F, g: g, y=lambda F, g, x, y: g * F.trunc(F.div(x, y)) * -1)
 def fmod(be, x, y):
     """x − y·trunc(x/y): the sign of the dividend, as C's fmod."""
     x, y = promoted(x, y)
-    return be.xp.fmod(x, y)
+    _no_zeros(be, x, y, "fmod")
+    with np.errstate(invalid="ignore"):
+        return be.xp.fmod(x, y)
 
 
 def _pow_dx(F, g, x, y):
     if hasattr(y, "dtype"):
-        return g * F.where(F.eq(y, 0), 0.0, y * F.pow(x, y - 1))
-    return g * 0.0 if y == 0 else g * (F.pow(x, y - 1) * y)
+        return g * _conj(F, F.where(F.eq(y, 0), 0.0, y * F.pow(x, y - 1)))
+    return g * 0.0 if y == 0 else g * _conj(F, F.pow(x, y - 1) * y)
+
+
+def _pow_dy(F, g, x, y, out):
+    # xʸ ln x, and 0 where x = 0 and y ≥ 0
+    zero = F.eq(x, 0) if getattr(y, "_a", y).dtype.kind == "c" else F.logical_and(F.eq(x, 0), F.ge(y, 0))
+    return g * _conj(F, F.where(zero, 0.0, out) * F.log(F.where(zero, 1.0, x)))
 
 
 @pointwise(
     x=_pow_dx,
-    # d xʸ/dy = xʸ ln x, and 0 where x = 0 and y ≥ 0
     y=lambda F, g, x, y, out: (
-        g * out * F.where(F.eq(x, 0), 0.0, F.log(F.where(F.eq(x, 0), 1.0, x)))
+        _pow_dy(F, g, x, y, out)
         if hasattr(x, "dtype")
         else g * out * (math.log(x) if x > 0 else 0.0 if x == 0 else math.nan)
     ),
@@ -173,6 +209,10 @@ def _pow_dx(F, g, x, y):
 def pow(be, x, y, *, out=None):
     """xʸ"""
     xp = be.xp
+    if not hasattr(y, "dtype") and type(y) is int and y < 0 and dtypes.category(x.dtype) < dtypes.FLOATING:
+        raise DTypeError(
+            f"pow: Integers to negative integer powers are not allowed: expected an exponent >= 0, got {y}"
+        )
     x, y = promoted(x, y)
     if not hasattr(y, "dtype"):
         if y == 2:
@@ -182,8 +222,14 @@ def pow(be, x, y, *, out=None):
         if y == 0.5:
             with np.errstate(invalid="ignore"):
                 return xp.sqrt(x, out=out)
-        if dtypes.category(x.dtype) == dtypes.INTEGER and y < 0:
-            raise DTypeError(f"pow: expected a non-negative exponent for integers, got {y}")
+    elif y.dtype.kind == "i" and bool((y < 0).any()):  # 1/xⁿ, rounded towards zero
+        whole = xp.power(x, xp.abs(y))
+        ones = (x == 1) | (x == -1)
+        whole = xp.where((y >= 0) | ones, whole, 0).astype(whole.dtype)
+        if out is None:
+            return whole
+        out[...] = whole
+        return out
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return xp.power(x, y, out=out)
 
@@ -402,7 +448,7 @@ def relu(be, x, *, out=None):
     return be.relu(x, out)
 
 
-@op(g=lambda F, gg, out: F.relu_grad(gg, out))
+@op(g=lambda F, gg, out: F.relu_grad(gg, out), orderly=True)
 def relu_grad(be, g, out):
     """The gradient of `relu`, from its output: g where that is positive, else 0."""
     return be.relu_grad(g, out)
@@ -487,8 +533,7 @@ def cast(be, x, *, dtype):
     d = dtypes.as_numpy(dtype)
     if x.dtype.kind == "c" and d.kind not in "cb":
         x = x.real
-    with np.errstate(invalid="ignore", over="ignore"):
-        return x.astype(d)
+    return be.cast(x, d)
 
 
 @op(x=lambda F, g: g)
@@ -505,6 +550,8 @@ def _comparison(name: str, ufunc: str, doc: str, by_order: bool = True):
         xd, yd = getattr(x, "dtype", None), getattr(y, "dtype", None)
         if xd is not yd and xd is not None and yd is not None:
             x, y = promoted(x, y)
+        elif (xd or yd).kind == "u" and type(number := y if yd is None else x) is int and number < 0:
+            x, y = _unsigned(x, y)
         if by_order:
             ordered(x, name)
             ordered(y, name)

@@ -16,9 +16,13 @@ from core.ops.pointwise import floating, ordered
 Dim = Any  # None, an int or a sequence of ints
 
 
+class EmptyError(ShapeError, IndexError):
+    """An extreme of nothing."""
+
+
 def dims_of(dim: Dim, ndim: int, where: str) -> tuple[int, ...]:
-    """The dimensions that a reduction runs over, counted from the front; None and () are all of them."""
-    if dim is None or dim == ():
+    """The dimensions that a reduction runs over, counted from the front; None, () and [] are all of them."""
+    if dim is None or (type(dim) in (tuple, list) and not dim):
         return tuple(range(ndim))
     if not isinstance(dim, (tuple, list)):
         dim = (int(dim),)
@@ -115,7 +119,7 @@ def _not_empty(x: Any, dim: Dim, where: str) -> tuple[int, ...]:
     ordered(x, where)
     dims = dims_of(dim, x.ndim, where)
     if builtins.any(x.shape[d] == 0 for d in dims):
-        raise ShapeError(f"{where}: expected dimensions with elements, got shape {tuple(x.shape)}")
+        raise EmptyError(f"{where}: expected reduction dims with elements, got shape {tuple(x.shape)}")
     return dims
 
 
@@ -185,16 +189,20 @@ def argmin(be, x, *, dim=None, keepdim=False):
     return _arg(be, x, dim, keepdim, "argmin")
 
 
+def _truth(x: Any, y: Any) -> Any:
+    return y.astype(np.uint8) if x.dtype == np.uint8 else y  # torch's old masks stay what they are
+
+
 @op()
 def any(be, x, *, dim=None, keepdim=False):
     """Whether any element is true."""
-    return be.xp.any(x, axis=dims_of(dim, x.ndim, "any"), keepdims=keepdim)
+    return _truth(x, be.xp.any(x, axis=dims_of(dim, x.ndim, "any"), keepdims=keepdim))
 
 
 @op()
 def all(be, x, *, dim=None, keepdim=False):
     """Whether all elements are true."""
-    return be.xp.all(x, axis=dims_of(dim, x.ndim, "all"), keepdims=keepdim)
+    return _truth(x, be.xp.all(x, axis=dims_of(dim, x.ndim, "all"), keepdims=keepdim))
 
 
 def _var_dx(F, g, x, x_shape, dim, correction, keepdim):
@@ -206,13 +214,17 @@ def _var_dx(F, g, x, x_shape, dim, correction, keepdim):
 @op(x=_var_dx)
 def var(be, x, *, dim=None, correction=1, keepdim=False):
     """The variance over `dim`; the sum of squares is divided by n − correction."""
-    x = floating(be, x)
+    x, d = floating(be, x), x.dtype
+    if x.dtype.itemsize == 2:
+        x = x.astype(np.float32)
     with np.errstate(invalid="ignore", divide="ignore"):
         n = _count(x.shape, dim) - correction
         axis = dims_of(dim, x.ndim, "var")
         centred = x - x.mean(axis=axis, keepdims=True)
-        total = (centred * centred).sum(axis=axis, keepdims=keepdim)
-        return total / n if n > 0 else total * np.nan
+        squares = centred * centred if x.dtype.kind != "c" else centred.real**2 + centred.imag**2
+        total = squares.sum(axis=axis, keepdims=keepdim)
+        y = total / n if n > 0 else total * np.nan
+    return y.astype(d) if d.itemsize == 2 and dtypes.category(d) == dtypes.FLOATING else y
 
 
 def _norm2_dx(F, g, x, out, x_shape, dim, keepdim):
@@ -239,9 +251,9 @@ def norm2(be, x, *, dim=None, keepdim=False):
 )
 def logsumexp(be, x, *, dim, keepdim=False):
     """ln Σ eˣ over `dim`, without overflow."""
-    xp = be.xp
+    xp, x = be.xp, floating(be, x)
     axis = dims_of(dim, x.ndim, "logsumexp")
-    m = x.max(axis=axis, keepdims=True)
+    m = x.max(axis=axis, keepdims=True, initial=-np.inf) if x.dtype.kind == "f" else x.max(axis=axis, keepdims=True)
     m = xp.where(xp.isfinite(m), m, 0)
     with np.errstate(divide="ignore"):
         y = xp.log(xp.exp(x - m).sum(axis=axis, keepdims=True)) + m

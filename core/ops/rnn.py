@@ -42,9 +42,9 @@ def _rnn(x: Any, h: Any, w: Any, u: Any, b: Any = None, c: Any = None, *, sizes:
 
 
 @joint(_rnn)
-def _rnn_grad(be, g, xs, y, was, sizes, reverse, relu):
+def _rnn_grad(be, g, xs, y, was, sizes, reverse, relu, wanted):
     x, _, w, u, b, c = xs
-    dx, dh, dw, du, db = be.rnn_grad(*g, x, w, u, y, was, sizes, reverse, relu)
+    dx, dh, dw, du, db = be.rnn_grad(*g, x, w, u, y, was, sizes, reverse, relu, wanted[0])
     return dx, dh, dw, du, db if b is not None else None, db if c is not None else None
 
 
@@ -70,9 +70,9 @@ def _lstm(
 
 
 @joint(_lstm)
-def _lstm_grad(be, g, xs, gates, was, was_cell, bent, sizes, reverse):
+def _lstm_grad(be, g, xs, gates, was, was_cell, bent, sizes, reverse, wanted):
     x, _, _, w, u, b, c, r = xs
-    dx, dh, ds, dw, du, db, dr = be.lstm_grad(*g, x, w, u, r, gates, was, was_cell, bent, sizes, reverse)
+    dx, dh, ds, dw, du, db, dr = be.lstm_grad(*g, x, w, u, r, gates, was, was_cell, bent, sizes, reverse, wanted[0])
     return dx, dh, ds, dw, du, db if b is not None else None, db if c is not None else None, dr
 
 
@@ -102,9 +102,9 @@ def _gru(x: Any, h: Any, w: Any, u: Any, b: Any = None, c: Any = None, *, sizes:
 
 
 @joint(_gru)
-def _gru_grad(be, g, xs, gates, was, hidden, sizes, reverse):
+def _gru_grad(be, g, xs, gates, was, hidden, sizes, reverse, wanted):
     x, _, w, u, b, c = xs
-    dx, dh, dw, du, db, dc = be.gru_grad(*g, x, w, u, gates, was, hidden, sizes, reverse)
+    dx, dh, dw, du, db, dc = be.gru_grad(*g, x, w, u, gates, was, hidden, sizes, reverse, wanted[0])
     return dx, dh, dw, du, db if b is not None else None, dc if c is not None else None
 
 

@@ -187,7 +187,7 @@ def zero(be, x):
 def copy(be, x, y):
     """y with x's shape and dtype; in place it is `x.copy_(y)`."""
     try:
-        return be.xp.broadcast_to(y.astype(x.dtype), x.shape)
+        return be.xp.broadcast_to(y.astype(x.dtype) if hasattr(y, "dtype") else be.xp.asarray(y).astype(x.dtype), x.shape)
     except ValueError:
         raise ShapeError(
             f"copy_: expected a source that broadcasts to {tuple(x.shape)}, got {tuple(y.shape)}"
@@ -240,7 +240,7 @@ def stack(be, *xs, dim=0):
 
 
 def _narrow_dx(F, g, x_shape, dim, start, length):
-    return F.slice_put(F.new_zeros(g, shape=x_shape), g, index=_span(x_shape, dim, start, length))
+    return F.slice_grad(g, shape=x_shape, index=_span(x_shape, dim, start, length))
 
 
 def _span(shape: Shape, dim: int, start: int, length: int) -> tuple[slice, ...]:
@@ -259,7 +259,7 @@ def narrow(be, x, *, dim, start, length):
     return x[_span(x.shape, dim, start, length)]
 
 
-@op(view=True, x=lambda F, g, x_shape, index: F.slice_put(F.new_zeros(g, shape=x_shape), g, index=index))
+@op(view=True, x=lambda F, g, x_shape, index: F.slice_grad(g, shape=x_shape, index=index))
 def slice_view(be, x, *, index):
     """x[index] for an index of ints, slices, None and …: a view."""
     try:
@@ -269,12 +269,35 @@ def slice_view(be, x, *, index):
     return y if hasattr(y, "flags") and y.base is not None else x[(*index, ...)]
 
 
+@op(g=lambda F, gg, index: F.slice_view(gg, index=index))
+def slice_grad(be, g, *, shape, index):
+    """The gradient of `slice_view`: zeros of this shape, but g at the index."""
+    y = be.xp.zeros(shape, dtype=g.dtype)
+    y[index] = g
+    return y
+
+
 @op(g=lambda F, g, index: F.slice_view(g, index=index))
 def slice_put(be, x, g, *, index):
     """x with x[index] replaced by g. x is taken to be constant."""
     y = be.xp.array(x)
     y[index] = g
     return y
+
+
+@op(view=True, x=lambda F, g, dim: F.cat(g if isinstance(g, list) else [g], dim=dim))
+def split_with_sizes(be, x, *, split_sizes, dim=0):
+    """Consecutive pieces of these sizes along a dimension, as a tuple."""
+    d = _dim(dim, x.ndim, "split")
+    if any(n < 0 for n in split_sizes) or sum(split_sizes) != x.shape[d]:
+        raise ShapeError(
+            f"split: expected sizes that sum to {x.shape[d]}, the length of dim {dim}, got {list(split_sizes)}"
+        )
+    pieces, start = [], 0
+    for n in split_sizes:
+        pieces.append(x[(slice(None),) * d + (slice(start, start + n),)])
+        start += n
+    return tuple(pieces)
 
 
 @op(view=True, x=lambda F, g, dim: F.stack(g if isinstance(g, list) else [g], dim=dim))
@@ -303,7 +326,7 @@ def flip(be, x, *, dims):
 )
 def roll(be, x, *, shifts, dims=None):
     """Elements moved along dimensions, what falls off one end coming back at the other."""
-    return be.xp.roll(x, shifts, dims)
+    return be.xp.roll(x, shifts, dims if dims is None or isinstance(dims, int) or len(dims) else None)
 
 
 def _repeat_dx(F, g, x_shape, repeats):

@@ -45,7 +45,8 @@ def _erfc(be: Any, x: Any) -> Any:
     fraction = a  # A&S 7.1.14, from the inside out
     for k in range(60, 0, -1):
         fraction = a + (k / 2) / fraction
-    return xp.where(x < 2, 1 - be.erf(x), xp.exp(-a * a) / (_ROOT_PI * fraction)) + 0 * x
+    y = xp.where(x < 2, 1 - be.erf(x), xp.exp(-a * a) / (_ROOT_PI * fraction))
+    return xp.where(x == x, xp.where(a == np.inf, 0.0, y), x)
 
 
 @pointwise(x=lambda F, g, out: g * F.exp(out * out) * (_ROOT_PI / 2))
@@ -195,8 +196,8 @@ def zeta(be, x, y):
 def xlogy(be, x, y):
     """x·ln y, and 0 where x = 0."""
     xp = be.xp
-    x, y = promoted(x, y)
-    x, y = (floating(be, v) if hasattr(v, "dtype") else v for v in (x, y))
+    x, y = promoted(x, y) if hasattr(x, "dtype") and hasattr(y, "dtype") else (x, y)
+    x, y = promoted(*(floating(be, v) if hasattr(v, "dtype") else v for v in (x, y)))
     with np.errstate(divide="ignore", invalid="ignore"):
         return xp.where(xp.logical_and(x == 0, xp.logical_not(xp.isnan(y))), 0, x * xp.log(y)).astype(
             (x if hasattr(x, "dtype") else y).dtype
@@ -229,7 +230,9 @@ def entr(be, x):
 
 def _logit_dx(F, g, x, eps):
     dx = F.div(g, x * (1 - x))
-    return dx if eps is None else F.where(F.logical_and(F.ge(x, eps), F.le(x, 1 - eps)), dx, 0)
+    if eps is None:
+        return F.where(F.logical_and(F.ge(x, 0), F.le(x, 1)), dx, math.nan)
+    return F.where(F.logical_and(F.ge(x, eps), F.le(x, 1 - eps)), dx, 0)
 
 
 @pointwise(x=_logit_dx)

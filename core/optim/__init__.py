@@ -17,8 +17,9 @@ from core.optim.radam import RAdam
 from core.optim.rmsprop import RMSprop
 from core.optim.rprop import Rprop
 from core.optim.sgd import SGD
+from core.optim.sparse_adam import SparseAdam
 
 __all__ = [
     "SGD", "Rprop", "ASGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Adafactor", "Muon",
-    "LBFGS", "KFAC", "Optimizer", "lr_scheduler", "swa_utils",
+    "LBFGS", "KFAC", "SparseAdam", "Optimizer", "lr_scheduler", "swa_utils",
 ]  # fmt: skip

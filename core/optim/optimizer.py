@@ -107,9 +107,10 @@ class Optimizer:
                 loss = closure()
         self._opt_called = True
         for group in self.param_groups:
-            if any(isinstance(v, Tensor) for v in group.values()):  # an lr that is a Tensor
+            params = _stepped_at_once(self, group) if "cuda" in backend._open else group["params"]
+            if params and any(isinstance(v, Tensor) for v in group.values()):  # an lr that is a Tensor
                 group = {k: v.item() if isinstance(v, Tensor) else v for k, v in group.items()}
-            for p in group["params"]:
+            for p in params:
                 if p._grad is not None:
                     state = self.state.get(p) or self.init(p, group)
                     g = p._grad._a
@@ -205,6 +206,13 @@ def _fitted(value: Any, p: Tensor, key: str) -> Any:
     if key not in _SCALARS and p.dtype.is_floating_point and value.dtype.is_floating_point:
         return value.detach().to(device=p.device, dtype=p.dtype, copy=True)
     return value.detach().clone()
+
+
+def _stepped_at_once(optimizer: Optimizer, group: dict[str, Any]) -> list[Tensor]:
+    """Let the GPU step what it can by one launch; returns the parameters that are left."""
+    from core.optim import fused
+
+    return fused.step(optimizer, group)
 
 
 def zeros_like(p: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import numpy as np
 from core.devices import device
 from core.errors import ArgumentError, CheckpointError, DeviceError
 from core.serialize import archive
-from core.serialize.table import FileWorld, Storage, layers
+from core.serialize.table import FileWorld, Storage
 from core.serialize.unpickle import Machine
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the format before zip
@@ -34,9 +34,10 @@ def load(
     """What `save` or `torch.save` wrote to a path or a seekable binary file object.
 
     `map_location` says where storages go: a device, a dict from the file's devices to others, or a function of
-    (storage, device in the file). `weights_only=False` lets a file name the layers of core.nn, for a model that was
-    saved whole; its own class must be named by `core.serialize.add_safe_globals`, and no class is ever imported
-    because a file says so. `mmap` reads a file's storages when they are first used and leaves their checksums
+    (storage, device in the file). `weights_only=False` lets a file name classes of Modules, for a model that was saved
+    whole: the layers of core.nn and what the program itself has defined or imported, which are made without a call of
+    theirs and get their attributes. Other classes must be named by `core.serialize.add_safe_globals`, and none is ever
+    imported because a file says so. `mmap` reads a file's storages when they are first used and leaves their checksums
     unchecked; changes are not written back.
     """
     encoding = pickle_load_args.pop("encoding", "utf-8")
@@ -45,10 +46,10 @@ def load(
             f"load: expected no pickle_module and no argument but encoding, got {pickle_module!r}, "
             f"{sorted(pickle_load_args)}"
         )
-    extra = layers() if weights_only is False else {}
+    models = weights_only is False
     if isinstance(f, (str, os.PathLike)):
         with open(f, "rb") as file:
-            return _load(file, os.fspath(f), map_location, extra, encoding, bool(mmap))
+            return _load(file, os.fspath(f), map_location, models, encoding, bool(mmap))
     if mmap:
         raise ArgumentError(f"load: expected a path for mmap=True, got {type(f).__name__}")
     if not all(hasattr(f, name) for name in ("read", "seek", "tell")):
@@ -56,26 +57,26 @@ def load(
             f"load: expected a path or a file object with read, seek and tell, got {type(f).__name__}; wrap it in "
             "io.BytesIO"
         )
-    return _load(f, str(getattr(f, "name", type(f).__name__)), map_location, extra, encoding, False)
+    return _load(f, str(getattr(f, "name", type(f).__name__)), map_location, models, encoding, False)
 
 
-def _load(file: Any, name: str, map_location: Any, extra: Any, encoding: str, mapped: bool) -> Any:
+def _load(file: Any, name: str, map_location: Any, models: bool, encoding: str, mapped: bool) -> Any:
     where, start = f"load({name!r})", file.tell()
     head = file.read(4)
     file.seek(start)
     if head == b"PK\3\4":
-        return _load_zip(file, where, map_location, extra, encoding, mapped)
+        return _load_zip(file, where, map_location, models, encoding, mapped)
     if head[:1] == pickle.PROTO:
         if mapped:
             raise ArgumentError(f"{where}: expected the zip format for mmap=True, got the one before it; save it again")
-        return _load_legacy(file, where, map_location, extra, encoding)
+        return _load_legacy(file, where, map_location, models, encoding)
     found = f"bytes that begin with {head!r}" if head else "a file at its end (f.seek(0))" if start else "an empty file"
     raise CheckpointError(
         f"{where}: expected a file of save or torch.save, got {found}; safetensors: core.serialize.load_safetensors"
     )
 
 
-def _load_zip(file: Any, where: str, map_location: Any, extra: Any, encoding: str, mapped: bool) -> Any:
+def _load_zip(file: Any, where: str, map_location: Any, models: bool, encoding: str, mapped: bool) -> Any:
     z = archive.Reader(file, where)
     if "constants.pkl" in z:
         raise CheckpointError(
@@ -106,7 +107,7 @@ def _load_zip(file: Any, where: str, map_location: Any, extra: Any, encoding: st
         return found
 
     program = z.read("data.pkl").tobytes()
-    machine = Machine(program, FileWorld(storage, extra), where, encoding=encoding)
+    machine = Machine(program, FileWorld(storage, models), where, encoding=encoding)
     value = machine.run()
     if machine.position != len(program):
         raise CheckpointError(
@@ -123,7 +124,7 @@ def _map(file: Any, start: int, size: int) -> np.ndarray:
     return np.frombuffer(pages, np.uint8, size, start - page)
 
 
-def _load_legacy(file: Any, where: str, map_location: Any, extra: Any, encoding: str) -> Any:
+def _load_legacy(file: Any, where: str, map_location: Any, models: bool, encoding: str) -> Any:
     """Five pickles (magic, version, machine, values, storage keys), then for each key its element count and its bytes.
 
     The values come before the bytes they stand for, so they are read twice: first to learn how many bytes each storage
@@ -146,7 +147,7 @@ def _load_legacy(file: Any, where: str, map_location: Any, extra: Any, encoding:
         return measured[key][1]
 
     def run(storage: StorageOf, position: int) -> tuple[Any, int]:
-        machine = Machine(data, FileWorld(storage, extra), where, position, encoding)
+        machine = Machine(data, FileWorld(storage, models), where, position, encoding)
         return machine.run(), machine.position
 
     magic, position = run(measure, 0)

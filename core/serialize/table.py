@@ -10,8 +10,10 @@ Source: torch/_utils.py, torch/storage.py and torch/serialization.py (names and 
 from __future__ import annotations
 
 import collections
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -351,29 +353,41 @@ TABLE: dict[str, Any] = {
 
 
 class FileWorld:
-    """What the unpickling machine asks for, answered from the table, the storages of one file, and `extra` classes.
+    """What the unpickling machine asks for, answered from the table, the storages of one file, and classes and functions
+    that are trusted: those that callers have named and, in a file with `models`, what models are made of.
 
     `storage(key, location, nbytes)` gives the bytes that go by a key.
     """
 
-    def __init__(self, storage: Callable[[str, str, int], Storage], extra: dict[tuple[str, str], Any]):
-        self.storage = storage
-        self.classes = {**extra, **_safe}
-        self._made_by = tuple(c for c in self.classes.values() if isinstance(c, type))
+    def __init__(self, storage: Callable[[str, str, int], Storage], models: bool):
+        self.storage, self.models = storage, models
+        self.trusted: dict[int, Named] = {}  # by the number of a class or function that the file has named
+        self._made_by: set[type] = set()
 
     def find(self, module: str, name: str) -> Any:
         module = "builtins" if module == "__builtin__" else module
         found = TABLE.get(f"{module}.{name}") if "." not in name else None
         if found is not None:
             return found
-        c = self.classes.get((module, name))
+        c = _safe.get((module, name))
+        known = c is not None
+        if c is None and self.models:
+            c = model_part(module, name)
         if c is None:
             raise CheckpointError(
                 f"expected data only, got the class or function {module}.{name}, which load does not know and will not "
                 f"import or run; if you trust it with what the file holds: core.serialize.add_safe_globals([{name}]), "
                 "or save a state_dict instead"
             )
-        return Named(f"{module}.{name}", c, (lambda *args: c.__new__(c, *args)) if isinstance(c, type) else None)
+        # What callers have named, a file may call; what models are made of, it may only mention, and fill with a state.
+        new = (lambda *args: c.__new__(c, *args)) if isinstance(c, type) else None
+        self.trusted[id(c)] = Named(f"{module}.{name}", c if known else None, new)
+        if isinstance(c, type):
+            self._made_by.add(c)
+        return c
+
+    def callable(self, value: Any) -> Named | None:
+        return self.trusted.get(id(value))
 
     def persistent(self, identity: Any) -> Any:
         _rule(type(identity) is tuple and 5 <= len(identity) <= 6, "storage", "an identity of 5 or 6 parts", identity)
@@ -419,10 +433,18 @@ class FileWorld:
         return vars(value).values() if type(value) in self._made_by and hasattr(value, "__dict__") else ()
 
 
-def layers() -> dict[tuple[str, str], type]:
-    """The layers of core.nn by (module, name): what a whole model is made of, besides its own class."""
-    from core.nn import modules
+def model_part(module: str, name: str) -> Any:
+    """What a whole model is made of: a class of Modules that the program has, or a function of core.nn.functional. None
+    if the name is neither. Nothing is imported; names that PyTorch wrote are those of our layers.
+    """
+    from core.nn import functional
     from core.nn.modules.module import Module
 
-    named = vars(modules).values()
-    return {(c.__module__, c.__qualname__): c for c in named if isinstance(c, type) and issubclass(c, Module)}
+    module = "core" + module[5:] if module.startswith("torch.nn.") else module
+    if module.startswith("core.nn.functional"):
+        function = vars(functional).get(name)
+        return function if isinstance(function, FunctionType) else None
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):  # by what is there: asking a module or class for a name can run code
+        found = vars(found).get(part) if isinstance(found, (ModuleType, type)) else None
+    return found if isinstance(found, type) and issubclass(found, Module) else None

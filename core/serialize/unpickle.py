@@ -42,6 +42,9 @@ class World(Protocol):
     def find(self, module: str, name: str) -> Any:
         """What a name stands for: a Named or a value."""
 
+    def callable(self, value: Any) -> Named | None:
+        """How a value, which is a class or function that may be called, is called. None: it is none."""
+
     def persistent(self, identity: Any) -> Any:
         """The value outside of the pickle that this identity refers to."""
 
@@ -169,6 +172,8 @@ class Machine:
 
     def call(self, way: str) -> None:
         args, named = self.stack.pop(), self.stack.pop()
+        if type(named) is not Named:
+            named = self.world.callable(named) or named
         if type(named) is not Named or type(args) is not tuple:
             raise _Malformed(f"a call of {brief(named)} with {brief(args)}")
         function = getattr(named, way)

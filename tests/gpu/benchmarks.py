@@ -3,23 +3,25 @@ runs."""
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from tests.gpu import rehearsal
 from tests.gpu.report import Timing
 
 _RUNS, _WARM_UP = 20, 5
 
 
-def median_ms(work: Callable[[], Any], wait: Callable[[], Any]) -> float:
+def median_ms(work: Callable[[], Any], wait: Callable[[], Any], runs: int = _RUNS) -> float:
     """Milliseconds of one call, the device idle before and after."""
     for _ in range(_WARM_UP):
         work()
     times = []
-    for _ in range(_RUNS):
+    for _ in range(runs):
         wait()
         start_s = time.perf_counter()
         work()
@@ -28,30 +30,84 @@ def median_ms(work: Callable[[], Any], wait: Callable[[], Any]) -> float:
     return statistics.median(times)
 
 
-def run_all() -> list[Timing]:
-    """Every row."""
+def libraries() -> list[Any]:
+    """Ours, and PyTorch if it is installed and sees the GPU."""
     import core
 
-    libraries = [core]
-    if importlib.util.find_spec("torch") is not None:
-        import torch
+    if importlib.util.find_spec("torch") is None:
+        return [core]
+    import torch
 
-        libraries.append(torch)
-    found = []
-    for name, make in ROWS.items():
-        times = []
-        for lib in libraries:
+    return [core, torch] if torch.cuda.is_available() else [core]
+
+
+def rows(quick: bool) -> Iterator[Timing]:
+    """Each row as it is measured; with `quick`, a fifth of the repetitions."""
+    runs, ceiling = max(3, _RUNS // 5) if quick else _RUNS, 0.0
+    for name, make in (ROWS if quick else {**ROWS, **COMPILED}).items():
+        times: list[float] = []
+        for lib in libraries():
             work, flops = make(lib)
-            times.append(median_ms(work, lib.cuda.synchronize))
+            times.append(median_ms(work, lib.cuda.synchronize, runs))
             del work
+            gc.collect()
             lib.cuda.empty_cache()
-        detail = f"{flops / times[0] / 1e9:.0f} TFLOP/s" if flops else ""
-        found.append(Timing(name, times[0], times[1] if len(times) > 1 else None, detail))
-    return found
+        speed = flops / times[0] / 1e9
+        ceiling = max(ceiling, speed)  # the greatest product comes first
+        detail = f"{speed:.0f} TFLOP/s, {100 * speed / ceiling:.0f} % of the product's" if flops else ""
+        yield Timing(name, times[0], times[1] if len(times) > 1 else None, detail)
+
+
+# -- what a call costs on the host ---------------------------------------------------------------------------------------
+
+
+def overhead(quick: bool) -> Iterator[Timing]:
+    """A thousand small calls without waiting in between: mostly what Python and the launch cost. Milliseconds for one."""
+    count = 5 if rehearsal.is_on() else 200 if quick else 1000
+    for name, make in CALLS.items():
+        times = []
+        for lib in libraries():
+            call = make(lib)
+
+            def many(call: Callable[[], Any] = call) -> None:
+                for _ in range(count):
+                    call()
+
+            times.append(median_ms(many, lib.cuda.synchronize, 5) / count)
+        yield Timing(name, times[0], times[1] if len(times) > 1 else None, f"{1e3 * times[0]:.1f} us")
+
+
+def _calls() -> dict[str, Callable[[Any], Callable[[], Any]]]:
+    def of(f: Callable[[Any, Any], Any], *shape: int, grad: bool = False) -> Callable[[Any], Callable[[], Any]]:
+        def make(lib: Any) -> Callable[[], Any]:
+            x = lib.randn(*shape).cuda()
+            x = x.requires_grad_() if grad else x
+            return lambda: f(lib, x)
+
+        return make
+
+    return {
+        "x + x (a ufunc of CuPy)": of(lambda lib, x: x + x, 64),
+        "x + x with a gradient": of(lambda lib, x: x + x, 64, grad=True),
+        "silu (a kernel of ours)": of(lambda lib, x: lib.nn.functional.silu(x), 64),
+        "x @ x (cuBLASLt)": of(lambda lib, x: x @ x, 64, 64),
+        "softmax": of(lambda lib, x: lib.nn.functional.softmax(x, -1), 8, 64),
+        "layer_norm": of(lambda lib, x: lib.nn.functional.layer_norm(x, (64,)), 8, 64),
+        "dropout": of(lambda lib, x: lib.nn.functional.dropout(x, 0.5), 64),
+        "conv2d (cuDNN)": of(lambda lib, x: lib.nn.functional.conv2d(x, x, padding=1), 8, 8, 3, 3),
+        "x.view, no launch": of(lambda lib, x: x.view(8, 8), 64),
+    }
+
+
+CALLS = _calls()
+
+
+# -- whole steps ---------------------------------------------------------------------------------------------------------
 
 
 def product(lib: Any, n: int) -> tuple[Callable[[], Any], float]:
     """The ceiling of everything that is bound by products."""
+    n = _scaled(n, 16)
     x = lib.randn(n, n).cuda().to(lib.bfloat16)
     return lambda: x @ x, 2.0 * n**3
 
@@ -69,8 +125,16 @@ def small_ops(lib: Any) -> tuple[Callable[[], Any], float]:
     return work, 0.0
 
 
-def _training(lib: Any, model: Any, loss: Callable[[Any], Any], captured: bool) -> Callable[[], Any]:
-    optimizer = lib.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+def _scaled(n: int, rehearsed: int) -> int:
+    """A size, or a small one where nothing is measured."""
+    return rehearsed if rehearsal.is_on() else n
+
+
+def _training(lib: Any, model: Any, loss: Callable[[Any], Any], way: str) -> Callable[[], Any]:
+    """A step: "eager", "captured" as one graph (ours; PyTorch's runs eagerly), or "compiled" (PyTorch's; ours is captured)."""
+    if way == "compiled" and not hasattr(lib.cuda, "GraphedStep"):
+        model = lib.compile(model)
+    optimizer = lib.optim.AdamW(model.parameters(), lr=1e-4)
 
     def step() -> Any:
         optimizer.zero_grad()
@@ -80,32 +144,46 @@ def _training(lib: Any, model: Any, loss: Callable[[Any], Any], captured: bool) 
         optimizer.step()
         return value
 
-    if not captured or not hasattr(lib.cuda, "GraphedStep"):  # PyTorch runs eagerly: the row is held against that
-        return step
-    return lib.cuda.GraphedStep(step)
+    eager = way == "eager" or not hasattr(lib.cuda, "GraphedStep") or rehearsal.is_plain()
+    return step if eager else lib.cuda.GraphedStep(step)
 
 
-def convolutional(lib: Any, captured: bool) -> tuple[Callable[[], Any], float]:
-    """Convolution, batch norm and ReLU at ResNet-18's shapes for CIFAR: eight layers, batch 128."""
-    nn, layers, channels = lib.nn, [], 3
-    for width in (64, 64, 128, 128, 256, 256, 512, 512):
-        stride = 2 if width > max(channels, 64) else 1
-        layers += [
-            nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-        ]
+def convolutional(lib: Any, way: str) -> tuple[Callable[[], Any], float]:
+    """ResNet-18 for CIFAR: eight blocks of two convolutions, batch 128, 32 by 32."""
+    nn, f, wide = lib.nn, lib.nn.functional, _scaled(64, 4)
+
+    class Block(nn.Module):
+        def __init__(self, i: int, o: int, stride: int):
+            super().__init__()
+            self.first, self.second = (
+                nn.Conv2d(i, o, 3, stride=stride, padding=1, bias=False),
+                nn.Conv2d(o, o, 3, padding=1, bias=False),
+            )
+            self.norms = nn.ModuleList([nn.BatchNorm2d(o), nn.BatchNorm2d(o)])
+            self.short = nn.Sequential()
+            if stride != 1 or i != o:
+                self.short = nn.Sequential(nn.Conv2d(i, o, 1, stride=stride, bias=False), nn.BatchNorm2d(o))
+
+        def forward(self, x: Any) -> Any:
+            y = f.relu(self.norms[0](self.first(x)))
+            return f.relu(self.norms[1](self.second(y)) + self.short(x))
+
+    layers, channels = [nn.Conv2d(3, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide), nn.ReLU()], wide
+    for width in (wide, wide, 2 * wide, 2 * wide, 4 * wide, 4 * wide, 8 * wide, 8 * wide):
+        layers.append(Block(channels, width, 2 if width > channels else 1))
         channels = width
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10)).to("cuda")
-    x, target = lib.randn(128, 3, 32, 32).cuda(), lib.randint(0, 10, (128,)).cuda()
-    return _training(lib, model, lambda m: nn.functional.cross_entropy(m(x), target), captured), 0.0
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8 * wide, 10)).to("cuda")
+    n = _scaled(128, 2)
+    x, target = lib.randn(n, 3, 32, 32).cuda(), lib.randint(0, 10, (n,)).cuda()
+    return _training(lib, model, lambda m: f.cross_entropy(m(x), target), way), 0.0
 
 
-def transformer(
-    lib: Any, captured: bool, layers: int = 12, width: int = 768, heads: int = 12, block: int = 1024
-) -> tuple[Callable[[], Any], float]:
+def transformer(lib: Any, way: str) -> tuple[Callable[[], Any], float]:
     """GPT at 12/12/768, block 1024, batch 8, vocabulary 50304, without dropout."""
     nn, f = lib.nn, lib.nn.functional
+    layers, width, heads, block, words = (
+        _scaled(*pair) for pair in ((12, 1), (768, 16), (12, 2), (1024, 8), (50304, 40))
+    )
 
     class Block(nn.Module):
         def __init__(self) -> None:
@@ -126,30 +204,32 @@ def transformer(
     class GPT(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.tokens, self.places = nn.Embedding(50304, width), nn.Embedding(block, width)
-            self.blocks, self.norm, self.head = (
-                nn.Sequential(*(Block() for _ in range(layers))),
-                nn.LayerNorm(width),
-                nn.Linear(width, 50304, bias=False),
-            )
+            self.tokens, self.places = nn.Embedding(words, width), nn.Embedding(block, width)
+            self.blocks = nn.Sequential(*(Block() for _ in range(layers)))
+            self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, words, bias=False)
 
         def forward(self, x: Any) -> Any:
             return self.head(self.norm(self.blocks(self.tokens(x) + self.places(at))))
 
     at = lib.arange(block).cuda()
-    x, target = (lib.randint(0, 50304, (8, block)).cuda() for _ in range(2))
+    x, target = (lib.randint(0, words, (8, block)).cuda() for _ in range(2))
     model = GPT().to("cuda")
-    tokens, weights = 8 * block, 12 * layers * width**2 + 50304 * width
+    tokens, weights = 8 * block, 12 * layers * width**2 + words * width
     flops = 6.0 * tokens * weights + 12.0 * layers * 8 * block**2 * width
-    return _training(lib, model, lambda m: f.cross_entropy(m(x).view(-1, 50304), target.view(-1)), captured), flops
+    return _training(lib, model, lambda m: f.cross_entropy(m(x).view(-1, words), target.view(-1)), way), flops
 
 
 ROWS: dict[str, Callable[[Any], tuple[Callable[[], Any], float]]] = {
     "bfloat16 product, 8192": lambda lib: product(lib, 8192),
+    "bfloat16 product, 4096": lambda lib: product(lib, 4096),
     "bfloat16 product, 1024": lambda lib: product(lib, 1024),
     "100 small additions": small_ops,
-    "ResNet-18 shapes, bfloat16 training step, eager": lambda lib: convolutional(lib, False),
-    "ResNet-18 shapes, bfloat16 training step, captured": lambda lib: convolutional(lib, True),
-    "GPT 12/12/768, bfloat16 training step, eager": lambda lib: transformer(lib, False),
-    "GPT 12/12/768, bfloat16 training step, captured": lambda lib: transformer(lib, True),
+    "ResNet-18 for CIFAR, bfloat16 training step, eager": lambda lib: convolutional(lib, "eager"),
+    "ResNet-18 for CIFAR, bfloat16 training step, captured": lambda lib: convolutional(lib, "captured"),
+    "GPT 12/12/768, bfloat16 training step, eager": lambda lib: transformer(lib, "eager"),
+    "GPT 12/12/768, bfloat16 training step, captured": lambda lib: transformer(lib, "captured"),
+}
+COMPILED = {  # these need minutes
+    "ResNet-18 for CIFAR, captured against torch.compile": lambda lib: convolutional(lib, "compiled"),
+    "GPT 12/12/768, captured against torch.compile": lambda lib: transformer(lib, "compiled"),
 }

@@ -1,9 +1,9 @@
-"""The checks of `python -m tests.gpu`. The oracle is the plain backend in float64 on the CPU."""
+"""Kernels and libraries, one by one, for `python -m tests.gpu`. The oracle is the plain backend in float64 on the CPU."""
 
 from __future__ import annotations
 
 import gc
-import traceback
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -13,15 +13,17 @@ import pytest
 from ml_dtypes import bfloat16
 
 import core
-import core.nn.functional as F
 from core import backend, cuda
 from core.backend.base import Backend, conv_out_shape
 from core.backend.cuda.philox import Draw
+from core.backend.switches import SWITCHES
 from core.philox import PhiloxGenerator
-from tests.gpu.report import Check
+from tests.gpu import rehearsal
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": bfloat16}
 TOLERANCE = {"float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
+
+_QUICK_OPS_S = 50
 
 Rows = Iterator[tuple[str, Callable[[], Any]]]
 
@@ -33,27 +35,6 @@ class Oracle(Backend):
 
 
 ORACLE = Oracle()
-
-
-def run_all() -> list[Check]:
-    """Every check of every section."""
-    found = []
-    for section in (who_computes, op_table, kernels, products, convolutions, attention, training, graphs, memory, nccl):
-        title = section.__name__.replace("_", " ")
-        for name, check in section():
-            try:
-                detail, passed = check(), True
-            except pytest.skip.Exception:
-                continue
-            except Exception as error:
-                detail, passed = (
-                    f"{type(error).__name__}: {str(error)[:300]} at {traceback.extract_tb(error.__traceback__)[-1][:2]}",
-                    False,
-                )
-            found.append(Check(title, name, passed, "" if detail is None else " ".join(str(detail).split())))
-        gc.collect()
-        cuda.empty_cache()
-    return found
 
 
 def gpu() -> Any:
@@ -89,14 +70,32 @@ def up(*arrays: np.ndarray) -> list[Any]:
 # -- sections ----------------------------------------------------------------------------------------------------------
 
 
-def who_computes() -> Rows:
+def who_computes(quick: bool) -> Rows:
     def of(name: str) -> Callable[[], str]:
         def check() -> str:
+            if rehearsal.is_on() and name == "dnn":
+                pytest.skip("no cuDNN in a rehearsal")
             assert getattr(gpu(), name) is not None, "not installed: see the extra cuda13"
             return type(getattr(gpu(), name)).__module__
 
         return check
 
+    def switches() -> str:
+        if rehearsal.is_on():
+            pytest.skip("NumPy does not round to TF32")
+        before = SWITCHES.matmul_tf32
+        x = drawn("float32", 256, 256)
+        try:
+            errors = []
+            for SWITCHES.matmul_tf32 in (False, True):
+                y = gpu().to_numpy(gpu().matmul(*up(x, x))).astype(np.float64)
+                errors.append(float(np.abs(y - np.matmul(*wide(x, x))).max()))
+        finally:
+            SWITCHES.matmul_tf32 = before
+        assert errors[0] < 1e-3 < errors[1], f"expected TF32 to round and float32 not to, got errors {errors}"
+        return f"error {errors[0]:.1e} in float32, {errors[1]:.1e} in TF32"
+
+    yield "TF32 is a switch", switches
     yield "products by cuBLASLt", of("gemm")
     yield "convolution and attention by cuDNN", of("dnn")
     yield (
@@ -105,11 +104,17 @@ def who_computes() -> Rows:
     )
 
 
-def op_table() -> Rows:
+def op_table(quick: bool) -> Rows:
     from tests import test_ops
     from tests.cases import IDS
 
+    start_s, seen = time.monotonic(), set()
     for name, number in IDS:
+        if quick and (
+            name in seen or time.monotonic() - start_s > _QUICK_OPS_S or (rehearsal.is_on() and len(seen) > 20)
+        ):
+            continue  # one case of each op, as far as the time goes
+        seen.add(name)
         for test in (test_ops.test_value, test_ops.test_gradients):
             yield (
                 f"{name} {number} {test.__name__}",
@@ -117,10 +122,11 @@ def op_table() -> Rows:
             )
 
 
-def kernels() -> Rows:
-    for dtype in DTYPES:
-        x, g, w = drawn(dtype, 500, 1000), drawn(dtype, 500, 1000, seed=1), drawn(dtype, 1000)
-        image, gi = drawn(dtype, 16, 24, 30, 30), drawn(dtype, 16, 24, 15, 15, seed=1)
+def kernels(quick: bool) -> Rows:
+    for dtype in ("float32", "bfloat16") if quick else DTYPES:
+        n, m = (8, 2) if rehearsal.is_on() else (500, 16)  # emulated threads are slow
+        x, g, w = drawn(dtype, n, 1000), drawn(dtype, n, 1000, seed=1), drawn(dtype, 1000)
+        image, gi = drawn(dtype, m, 24, 30, 30), drawn(dtype, m, 24, 15, 15, seed=1)
         pool = (2, 2), (2, 2), (0, 0), (1, 1)
 
         def rows(name: str, dtype: str = dtype, x: Any = x, g: Any = g) -> str:
@@ -184,7 +190,7 @@ def kernels() -> Rows:
         yield f"{dtype} softmax", lambda rows=rows: rows("softmax")
         yield f"{dtype} log_softmax", lambda rows=rows: rows("log_softmax")
         yield f"{dtype} layer norm", lambda norm=norm, x=x, g=g, w=w: norm(x, g, w, (1,))
-        channel, gc_ = drawn(dtype, 1, 24, 1, 1), drawn(dtype, 16, 24, 30, 30, seed=2)
+        channel, gc_ = drawn(dtype, 1, 24, 1, 1), drawn(dtype, m, 24, 30, 30, seed=2)
         yield f"{dtype} batch norm", lambda norm=norm, x=image, g=gc_, w=channel: norm(x, g, w, (0, 2, 3))
         yield f"{dtype} pooling", pooling
         yield f"{dtype} embedding gradient", embedding
@@ -192,10 +198,10 @@ def kernels() -> Rows:
         yield f"{dtype} gelu", gelu
 
 
-def products() -> Rows:
+def products(quick: bool) -> Rows:
     from tests.test_cuda_logic import PRODUCTS
 
-    for dtype in DTYPES:
+    for dtype in ("float32", "bfloat16") if quick else DTYPES:
         for name, (x, y) in PRODUCTS.items():
 
             def check(x: Any = x, y: Any = y, dtype: str = dtype) -> str:
@@ -223,8 +229,8 @@ CONVOLUTIONS = [  # x, w, stride, padding, dilation, groups
 ]
 
 
-def convolutions() -> Rows:
-    for dtype in DTYPES:
+def convolutions(quick: bool) -> Rows:
+    for dtype in ("bfloat16",) if quick else DTYPES:
         for number, (x_shape, w_shape, *places, groups) in enumerate(CONVOLUTIONS):
             for last in (False, True):
                 check = partial(convolved, dtype, last, x_shape, w_shape, places, groups)
@@ -234,7 +240,7 @@ def convolutions() -> Rows:
 def convolved(dtype: str, last: bool, x_shape: Any, w_shape: Any, places: Any, groups: int) -> str:
     """All three products."""
     be = gpu()
-    tf32, be.dnn.tf32 = be.dnn.tf32, False
+    tf32, SWITCHES.conv_tf32 = SWITCHES.conv_tf32, False
     try:
         x, w = drawn(dtype, *x_shape), drawn(dtype, *w_shape, seed=1) * DTYPES[dtype](0.1)
         g = drawn(dtype, x_shape[0], w_shape[0], *conv_out_shape(x_shape[2:], w_shape[2:], *places), seed=2)
@@ -252,11 +258,11 @@ def convolved(dtype: str, last: bool, x_shape: Any, w_shape: Any, places: Any, g
         expected = ORACLE.conv_weight_grad(*wide(g, x), w_shape, *places, groups)
         return agree(be.conv_weight_grad(gs, xs, w_shape, *places, groups), expected, dtype, 2)
     finally:
-        be.dnn.tf32 = tf32
+        SWITCHES.conv_tf32 = tf32
 
 
-def attention() -> Rows:
-    for dtype in ("float16", "bfloat16", "float32"):
+def attention(quick: bool) -> Rows:
+    for dtype in ("bfloat16",) if quick else ("float16", "bfloat16", "float32"):
         for causal in (False, True):
 
             def check(dtype: str = dtype, causal: bool = causal) -> str:
@@ -271,84 +277,7 @@ def attention() -> Rows:
             yield f"{dtype}{' causal' if causal else ''}", check
 
 
-def _trained(device: str, dtype: Any = None) -> list[float]:
-    core.manual_seed(0)
-    model = core.nn.Sequential(
-        core.nn.Conv2d(3, 8, 3, padding=1), core.nn.BatchNorm2d(8), core.nn.ReLU(), core.nn.MaxPool2d(2), core.nn.Flatten(),
-        core.nn.Linear(8 * 8 * 8, 32), core.nn.GELU(), core.nn.LayerNorm(32), core.nn.Linear(32, 10),
-    )  # fmt: skip
-    x, target = core.randn(32, 3, 16, 16), core.randint(0, 10, (32,))
-    model, x, target = model.to(device), x.to(device), target.to(device)
-    optimizer, losses = core.optim.AdamW(model.parameters(), lr=1e-3), []
-    for _ in range(10):
-        optimizer.zero_grad()
-        with core.amp.autocast(device, dtype=dtype or core.bfloat16, enabled=dtype is not None):
-            loss = F.cross_entropy(model(x), target)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
-def training() -> Rows:
-    def against(dtype: Any, rtol: float) -> str:
-        ours, expected = _trained("cuda", dtype), _trained("cpu")
-        np.testing.assert_allclose(ours, expected, rtol=rtol)
-        return f"last loss {ours[-1]:.4f}, on the CPU {expected[-1]:.4f}"
-
-    yield "ten steps in float32", lambda: against(None, 5e-3)
-    yield "ten steps in bfloat16", lambda: against(core.bfloat16, 5e-2)
-
-
-def graphs() -> Rows:
-    def step(dtype: Any) -> str:
-        core.manual_seed(0)
-        model = core.nn.Sequential(
-            core.nn.Linear(64, 128), core.nn.GELU(), core.nn.LayerNorm(128), core.nn.Linear(128, 1)
-        ).to("cuda")
-        optimizer = core.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-
-        def train(x: Any, y: Any) -> Any:
-            optimizer.zero_grad()
-            with core.amp.autocast("cuda", dtype=core.bfloat16, enabled=dtype is not None):
-                loss = ((model(x) - y) ** 2).mean()
-            loss.backward()
-            optimizer.step()
-            return loss
-
-        x, y = core.randn(32, 64).cuda(), core.randn(32, 1).cuda()
-        graphed = cuda.GraphedStep(train, x, y)
-        losses = [graphed(x, y).item() for _ in range(20)]
-        assert losses[-1] < losses[0], losses
-        return f"loss {losses[0]:.4f} to {losses[-1]:.4f}"
-
-    def convolution() -> str:
-        x, w = core.randn(2, 8, 16, 16).cuda(), core.randn(8, 8, 3, 3).cuda()
-        g, eager = cuda.CUDAGraph(), F.conv2d(x, w, padding=1)
-        with cuda.graph(g):
-            y = F.softmax(F.conv2d(x, w, padding=1), -1)
-        g.replay()
-        np.testing.assert_allclose(y.cpu().numpy(), F.softmax(eager, -1).cpu().numpy(), rtol=1e-4, atol=1e-5)
-        return "cuDNN inside a graph"
-
-    def callables() -> str:
-        model = core.nn.Sequential(core.nn.Linear(8, 8), core.nn.Tanh(), core.nn.Linear(8, 2)).to("cuda")
-        x = core.randn(4, 8).cuda()
-        graphed = cuda.make_graphed_callables(model, (x.clone(),))
-        np.testing.assert_allclose(
-            graphed(x).detach().cpu().numpy(), model(x).detach().cpu().numpy(), rtol=1e-5, atol=1e-6
-        )
-        graphed(x).sum().backward()
-        assert all(p.grad is not None for p in model.parameters())
-        return "forward and backward"
-
-    yield "a training step in float32", lambda: step(None)
-    yield "a training step in bfloat16", lambda: step(core.bfloat16)
-    yield "convolution and softmax", convolution
-    yield "make_graphed_callables", callables
-
-
-def memory() -> Rows:
+def memory(quick: bool) -> Rows:
     def counted() -> str:
         gc.collect()
         before = cuda.memory_allocated()
@@ -370,30 +299,3 @@ def memory() -> Rows:
 
     yield "what tensors hold", counted
     yield "pinned memory", pinned
-
-
-def nccl() -> Rows:
-    def one_rank(dtype: str) -> str:
-        from ddp.env import World
-        from ddp.transport.base import Call, Deadline
-        from ddp.transport.loopback import LoopbackTransport
-        from ddp.transport.nccl import NCCLTransport
-
-        transport = NCCLTransport.over(LoopbackTransport.open(World(), 30.0), 30.0)
-        try:
-            x = gpu().from_numpy(drawn(dtype, 1000))
-            before = x.get()
-            for name in ("sum", "avg", "max"):
-                transport.all_reduce(x, name, Call("all_reduce", 0, dtype, 1000, name), Deadline.after(30))
-            transport.broadcast(x, 0, Call("broadcast", 1, dtype, 1000), Deadline.after(30))
-            gathered = transport.all_gather(x, Call("all_gather", 2, dtype, 1000), Deadline.after(30))
-            transport.flush(Deadline.after(30))
-            transport.synchronize(Deadline.after(30))
-            np.testing.assert_array_equal(x.get(), before)
-            np.testing.assert_array_equal(gathered.get()[0], before)
-        finally:
-            transport.close()
-        return "all_reduce, broadcast, all_gather"
-
-    for dtype in DTYPES:
-        yield f"one rank, {dtype}", lambda dtype=dtype: one_rank(dtype)

@@ -44,26 +44,48 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write(path: str, checks: Sequence[Check], timings: Sequence[Timing]) -> None:
-    """Write the report."""
-    from core import cuda
+class Found(NamedTuple):
+    """What a section found, and how long it took."""
 
-    lines = [f"# Lockstep on {cuda.get_device_name()}", ""]
+    section: str
+    checks: list[Check]
+    timings: list[Timing]
+    seconds: float
+
+
+def summary(found: Found) -> str:
+    """One line."""
+    failed = sum(not c.passed for c in found.checks)
+    parts = [f"{len(found.checks) - failed} pass"] + [f"{failed} FAIL"] * (failed > 0)
+    return ", ".join(parts + [f"{len(found.timings)} rows"] * bool(found.timings)) + f", {found.seconds:.0f} s"
+
+
+def write(path: str, results: Sequence[Found], quick: bool, fake: bool) -> None:
+    """Write the report: what ran where, failures first, then every section."""
+    kind = (
+        "a rehearsal on the device made of NumPy: nothing here was seen on a GPU"
+        if fake
+        else "quick"
+        if quick
+        else "whole"
+    )
+    lines = [f"# Lockstep on a GPU ({kind})", ""]
     lines += [f"Python {platform.python_version()}, " + ", ".join(f"{n} {v}" for n, v in versions().items()) + ".", ""]
-    for section in dict.fromkeys(c.section for c in checks):
-        rows = [c for c in checks if c.section == section]
-        lines += [f"## {section}: {sum(c.passed for c in rows)} of {len(rows)} pass", ""]
+    lines += ["| section | result |", "| --- | --- |", *(f"| {f.section} | {summary(f)} |" for f in results), ""]
+    failed = [c for f in results for c in f.checks if not c.passed]
+    if failed:
+        lines += ["## What failed", "", *(f"- {c.section}, {c.name}: {c.detail}" for c in failed), ""]
+    for found in results:
+        lines += [f"## {found.section}", ""]
         lines += [
-            f"- {'pass' if c.passed else '**FAIL**'} {c.name}" + (f": {c.detail}" if c.detail else "") for c in rows
+            f"- {'pass' if c.passed else '**FAIL**'} {c.name}" + (f": {c.detail}" if c.detail else "")
+            for c in found.checks
         ]
-        lines.append("")
-    lines += [
-        "## Benchmarks",
-        "",
-        "| row | ours, ms | PyTorch, ms | PyTorch / ours | |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for t in timings:
-        theirs, ratio = ("", "") if t.torch_ms is None else (f"{t.torch_ms:.3f}", f"{t.torch_ms / t.ours_ms:.2f}")
-        lines.append(f"| {t.name} | {t.ours_ms:.3f} | {theirs} | {ratio} | {t.detail} |")
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        lines += [""] * bool(found.checks)
+        if found.timings:
+            lines += ["| row | ours, ms | PyTorch, ms | PyTorch / ours | |", "| --- | --- | --- | --- | --- |"]
+        for t in found.timings:
+            theirs, ratio = ("", "") if t.torch_ms is None else (f"{t.torch_ms:.4g}", f"{t.torch_ms / t.ours_ms:.2f}")
+            lines.append(f"| {t.name} | {t.ours_ms:.4g} | {theirs} | {ratio} | {t.detail} |")
+        lines += [""] * bool(found.timings)
+    Path(path).write_text("\n".join(lines), encoding="utf-8")

@@ -7,8 +7,10 @@ compiler; binaries are kept under the system's directory for temporary files by 
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -67,10 +69,20 @@ class Shim:
     ) -> None:
         self.launched.append((str(instance), kernel))
         self.ever.add((instance, kernel))
+        takes = _arity(instance, kernel)
+        assert len(args) == takes, f"{instance} {kernel}: expected {takes} arguments, got {len(args)}"
         kept = [_held(a) for a in args]
         pointers = (ctypes.c_void_p * len(kept))(*(a.ctypes.data for a in kept))
         sizes = (ctypes.c_uint * 6)(*(*grid, 1, 1)[:3], *(*block, 1, 1)[:3])
         getattr(self._libraries[instance], f"{_space(instance)}_{kernel}")(sizes, pointers)
+
+
+@functools.cache
+def _arity(of: Instance, kernel: str) -> int:
+    """How many arguments the kernel takes."""
+    found = re.search(rf"^KERNEL {kernel}\(([^)]*)\)", body(of), re.MULTILINE)
+    assert found is not None
+    return found[1].count(",") + 1
 
 
 def _held(a: Any) -> np.ndarray:

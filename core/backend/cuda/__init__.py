@@ -3,7 +3,7 @@
     gemm      products, by cuBLASLt: as the operands lie, bias and GELU in the same call
     dnn       convolution and attention, by cuDNN's graph API
     kernels/  our CUDA sources and their instances; `launch` compiles and starts them
-    rows, channels, pooling, pointwise, embedding, optimizers, philox    the host sides of those kernels
+    rows, channels, pooling, pointwise, embedding, recurrent, optimizers, philox    the host sides of those kernels
     memory    the allocator that counts, pinned memory
 
 Contract: no other room imports cupy, and none here does before a GPU is asked for. Each of the above may be absent (a library is not

@@ -16,6 +16,7 @@ import numpy as np
 from ml_dtypes import bfloat16
 
 from core.backend.cuda.channels import as_lies, empty, is_last
+from core.backend.switches import SWITCHES
 from core.errors import MissingLibraryError, missing_library
 
 Ints = tuple[int, ...]
@@ -46,7 +47,6 @@ class DNN:
         self._handles: dict[int, Any] = {int(xp.cuda.runtime.getDevice()): handle}
         self._plans: dict[Any, _Plan | None] = {}
         self._lock = threading.Lock()  # a handle serves one stream at a time
-        self.tf32 = True  # whether float32 convolutions may round their operands to TF32; torch's default
 
     # -- convolution -----------------------------------------------------------------------------------------------------
 
@@ -87,19 +87,22 @@ class DNN:
             "padding": [0] * more + [*padding],
             "dilation": [1] * more + [*dilation],
         }
+        exact = y.dtype == np.float32 and not SWITCHES.conv_tf32
         key = (
             kind,
             y.dtype.num,
-            self.tf32,
+            exact,
             *((k, *map(tuple, v)) for k, v in geometry.items()),
             *map(tuple, steps.values()),
         )
 
         def build(graph: Any) -> tuple[list[Any], list[Any]]:
-            if y.dtype == np.float32 and not self.tf32:
-                graph.deselect_numeric_notes(
-                    [self._cudnn.numerical_note.TENSOR_CORE, self._cudnn.numerical_note.DOWN_CONVERT_INPUTS]
-                )
+            note = self._cudnn.numerical_note
+            unwanted = [note.TENSOR_CORE, note.DOWN_CONVERT_INPUTS] * exact + [
+                note.NONDETERMINISTIC
+            ] * SWITCHES.deterministic
+            if unwanted:
+                graph.deselect_numeric_notes(unwanted)
             tensors = {name: self._tensor(graph, y, name, *geometry[name]) for name in inputs}
             result = getattr(graph, kind)(**tensors, **steps)
             self._output(result, *geometry["y"])
@@ -111,7 +114,7 @@ class DNN:
 
     def attention(self, q: Any, k: Any, v: Any, causal: bool, scale: float) -> Any:
         """(B, H, L, E), (B, H, S, E), (B, H, S, E) -> out, which lies as q does, and ln Σ e^score (B, H, L, 1) in float32."""
-        if not self._attends(q, k, v):
+        if not SWITCHES.cudnn_attention or not self._attends(q, k, v):
             return None
         y = self._xp.empty_like(q)
         stats = self._xp.empty((*q.shape[:3], 1), np.float32)
@@ -143,8 +146,9 @@ class DNN:
             log = self._tensor(graph, stats, "stats", *geometry[5])
             a, b, c, o, do = inputs
             grads = graph.sdpa_backward(
-                name="attention_grad", q=a, k=b, v=c, o=o, dO=do, stats=log, attn_scale=scale, use_causal_mask=causal
-            )
+                name="attention_grad", q=a, k=b, v=c, o=o, dO=do, stats=log, attn_scale=scale, use_causal_mask=causal,
+                use_deterministic_algorithm=SWITCHES.deterministic,
+            )  # fmt: skip
             for t, at in zip(grads, geometry[6:]):
                 self._output(t, *at)
             return [*inputs, log], list(grads)
@@ -177,7 +181,7 @@ class DNN:
 
     def _run(self, key: Any, like: Any, build: Build, buffers: list[Any]) -> bool:
         """Run the plan for `key` on these arrays, building it at first; False if cuDNN has none."""
-        device = like.device.id
+        device, key = like.device.id, (SWITCHES.deterministic, SWITCHES.benchmark, *key)
         with self._lock:
             if device not in self._handles:
                 self._handles[device] = self._cudnn.create_handle()
@@ -196,22 +200,33 @@ class DNN:
         return True
 
     def _planned(self, handle: Any, like: Any, build: Build) -> _Plan | None:
-        cudnn = self._cudnn
-        float32 = cudnn.data_type.FLOAT
-        graph = cudnn.pygraph(
-            io_data_type=getattr(cudnn.data_type, _TYPES[like.dtype.num]), intermediate_data_type=float32, compute_data_type=float32,
-            handle=handle,
-        )  # fmt: skip
+        graph = self._graph(handle, like)
         inputs, outputs = build(graph)
         try:
-            graph.validate()
-            graph.build_operation_graph()
-            graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
-            graph.check_support()
-            graph.build_plans()
-        except (cudnn.cudnnGraphNotSupportedError, RuntimeError):  # no engine for it: the plain kernel computes
+            self._finish(graph)
+        except (self._cudnn.cudnnGraphNotSupportedError, RuntimeError):  # no engine for it: the plain kernel computes
             return None
         return _Plan(graph, [t.get_uid() for t in (*inputs, *outputs)], graph.get_workspace_size())
+
+    def _graph(self, handle: Any, like: Any) -> Any:
+        kinds = self._cudnn.data_type
+        io = getattr(kinds, _TYPES[like.dtype.num])
+        return self._cudnn.pygraph(
+            io_data_type=io, intermediate_data_type=kinds.FLOAT, compute_data_type=kinds.FLOAT, handle=handle
+        )
+
+    def _finish(self, graph: Any) -> None:
+        """From the description to kernels."""
+        heuristic = self._cudnn.heur_mode
+        modes = [heuristic.B] * SWITCHES.benchmark + [
+            heuristic.A,
+            heuristic.FALLBACK,
+        ]  # B is slower, and surer of what is fast
+        graph.validate()
+        graph.build_operation_graph()
+        graph.create_execution_plans(modes)
+        graph.check_support()
+        graph.build_plans()
 
 
 class _Plan:

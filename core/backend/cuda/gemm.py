@@ -19,6 +19,7 @@ import numpy as np
 from ml_dtypes import bfloat16
 
 from core.backend.cuda.pointwise import merged
+from core.backend.switches import SWITCHES
 from core.errors import MissingLibraryError, missing_library
 
 _FLOAT, _DOUBLE, _HALF, _BFLOAT = 0, 1, 2, 14  # cudaDataType
@@ -76,10 +77,15 @@ class Gemm:
     def __init__(self, xp: Any):
         try:
             from nvmath.bindings import cublas, cublasLt
-
-            handle = cublasLt.create()  # of the current device; an error if there are the bindings and no cuBLASLt
-        except (ImportError, RuntimeError):
+        except ImportError:
             raise missing_library("nvmath-python", "products by cuBLASLt", "cuda13") from None
+        try:
+            handle = cublasLt.create()  # of the current device
+        except (
+            RuntimeError,
+            cublasLt.cuBLASLtError,
+        ):  # the bindings, and no cuBLASLt or one that does not fit the driver
+            raise missing_library("nvidia-cublas", "products by cuBLASLt", "cuda13") from None
         self._xp, self._lt, self._compute = xp, cublasLt, cublas.ComputeType
         self._handles: dict[int, int] = {int(xp.cuda.runtime.getDevice()): handle}
         self._workspaces: dict[
@@ -88,7 +94,6 @@ class Gemm:
         self._plans: dict[tuple[int, Product], _Plan | None] = {}
         self._lock = threading.Lock()  # a plan's descriptor holds the pointers of one call
         self._scalars = {d: (np.ones(1, d), np.zeros(1, d)) for d in (np.float32, np.float64)}
-        self.tf32 = False  # whether float32 products may round their operands to TF32
 
     def matmul(self, x: Any, y: Any, bias: Any = None, gelu: bool = False) -> Any:
         """(*, m, k) @ (*, k, n) + (n) -> (*, m, n); with `gelu` its tanh form is applied. None where it is not our case."""
@@ -143,7 +148,9 @@ class Gemm:
         x_at, y_at, z_at = pointers
         alignments = _alignment(x_at), _alignment(y_at), _alignment(z_at)
         (m, k), n, has_bias = x.shape[-2:], y.shape[-1], bias is not None
-        product = Product(m, n, k, xs, ys, batch, x_step, y_step, kind, alignments, has_bias, gelu, self.tf32)
+        product = Product(
+            m, n, k, xs, ys, batch, x_step, y_step, kind, alignments, has_bias, gelu, SWITCHES.matmul_tf32
+        )
         device = x.device.id
         with self._lock:
             if (device, product) not in self._plans:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from core.backend.base import Backend, Ints, conv_out_shape
-from core.backend.cuda import channels, dnn, embedding, gemm, memory, optimizers, philox, pointwise, pooling, rows
+from core.backend.cuda import (
+    channels,
+    dnn,
+    embedding,
+    gemm,
+    memory,
+    optimizers,
+    philox,
+    pointwise,
+    pooling,
+    recurrent,
+    rows,
+)
 from core.backend.cuda.launch import Launch, Launcher, is_float
+from core.backend.switches import SWITCHES
 from core.errors import DeviceError, missing_library
 
 
@@ -28,10 +42,10 @@ class CUDABackend(Backend):
     device_type = "cuda"
 
     gemm: gemm.Gemm | None = None
-    dnn: dnn.DNN | None = None
+    _dnn: dnn.DNN | None = None
     launch: Launch | None
     memory: memory.Counter
-    fused: dict[Any, Callable[..., Any]]  # what stands in for whole ops and gradient rules: see `pointwise.fused`
+    fused: Mapping[Any, Callable[..., Any]] = {**pointwise.fused(), **rows.fused()}
 
     def __init__(self) -> None:
         try:
@@ -44,13 +58,20 @@ class CUDABackend(Backend):
                 "use device 'cpu', or look at the output of nvidia-smi"
             )
         self._open(cupy, cupy.ndarray, Launcher(cupy))
-        self.gemm, self.dnn = gemm.opened(cupy), dnn.opened(cupy)
+        self.gemm, self._dnn = gemm.opened(cupy), dnn.opened(cupy)
         cupy.cuda.set_allocator(self.memory.counted(cupy.get_default_memory_pool().malloc))
 
     def _open(self, xp: Any, array_type: type, launch: Launch | None) -> None:
         self.xp, self.array_type, self.launch = xp, array_type, launch
         self.memory = memory.Counter(xp)
-        self.fused = pointwise.fused(self)
+        self._read: deque[tuple[Any, np.ndarray]] = (
+            deque()
+        )  # pinned arrays that are being read, and when that has ended
+
+    @property
+    def dnn(self) -> Any:
+        """cuDNN, where it is installed and not switched off."""
+        return self._dnn if SWITCHES.cudnn else None
 
     # -- arrays in, out and about ----------------------------------------------------------------------------------------
 
@@ -64,17 +85,43 @@ class CUDABackend(Backend):
         """`non_blocking`: if the array is pinned, the copy only begins here, and the array must stay as it is until it has ended."""
         if index is None:
             return self._copied(array, non_blocking)
-        if index >= self.count():
-            raise DeviceError(f"device 'cuda:{index}': expected an index below {self.count()}, the number of GPUs")
-        with self.xp.cuda.Device(index):
+        with self.xp.cuda.Device(self._checked(index)):
             return self._copied(array, non_blocking)
 
     def _copied(self, array: np.ndarray, non_blocking: bool) -> Any:
-        if not non_blocking or not array.flags.c_contiguous or not memory.is_pinned(self.xp, array):
-            return self.xp.asarray(array)  # by way of pinned memory of CuPy's own
-        y = self.xp.empty(array.shape, array.dtype)
-        y.set(array)
+        """CuPy copies what is not pinned to a pinned buffer of its own first; what is pinned it keeps until the copy has ended."""
+        blocking = not non_blocking and memory.is_pinned(self.xp, array)
+        return self.xp.asarray(array, blocking=True) if blocking else self.xp.asarray(array)
+
+    def copied(self, array: Any, index: int | None) -> Any:
+        """From GPU to GPU, after the work on both that was asked for so far; the source stays until it has been read."""
+        index, cuda = self._checked(index), self.xp.cuda
+        with cuda.Device(self.index_of(array)):
+            source, array = cuda.get_current_stream(), self.xp.ascontiguousarray(array)
+            written = source.record()
+        with cuda.Device(index):
+            here = cuda.get_current_stream()
+            here.wait_event(written)
+            y = self.xp.asarray(array)  # which copies to the current device
+            read = here.record()
+        with cuda.Device(self.index_of(array)):
+            source.wait_event(read)
         return y
+
+    def _checked(self, index: int | None) -> int:
+        if index is None:
+            return int(self.xp.cuda.runtime.getDevice())
+        if index >= self.count():
+            raise DeviceError(f"device 'cuda:{index}': expected an index below {self.count()}, the number of GPUs")
+        return index
+
+    def fill_(self, y_: Any, array: np.ndarray) -> None:
+        """y_ ← an array of the host, of its shape and dtype. What is pinned is copied while the host goes on, and must stay as it is."""
+        y_.set(array)
+        if memory.is_pinned(self.xp, array):
+            while self._read and self._read[0][0].done:
+                self._read.popleft()
+            self._read.append((self.xp.cuda.get_current_stream().record(), array))
 
     def to_numpy(self, array: Any) -> np.ndarray:
         return self.xp.asnumpy(array)
@@ -82,6 +129,10 @@ class CUDABackend(Backend):
     def pinned(self, array: np.ndarray) -> np.ndarray:
         """A copy in pinned memory of the host."""
         return memory.pinned(self.xp, array)
+
+    def pinned_empty(self, size: int, dtype: Any) -> np.ndarray:
+        """(size) numbers in pinned memory of the host, whatever is there."""
+        return memory.pinned_empty(self.xp, (size,), np.dtype(dtype))
 
     def is_pinned(self, array: np.ndarray) -> bool:
         """Whether it is there."""
@@ -97,6 +148,12 @@ class CUDABackend(Backend):
 
     def synchronize(self) -> None:
         self.xp.cuda.get_current_stream().synchronize()
+
+    def at(self, place: int, size: int, owner: Any) -> Any:
+        """(size) bytes of the current device from an address on; `owner` lives as long as the array does."""
+        cuda = self.xp.cuda
+        memory = cuda.UnownedMemory(place, size, owner, int(cuda.runtime.getDevice()))
+        return self.xp.ndarray((size,), np.uint8, memptr=cuda.MemoryPointer(memory, 0))
 
     def nccl(self) -> Any:
         """CuPy's binding of NCCL."""
@@ -134,7 +191,11 @@ class CUDABackend(Backend):
         assert y is not None, f"linear_gelu: no kernel for {x.dtype}"
         return y
 
-    # -- scatter ---------------------------------------------------------------------------------------------------------
+    # -- updates and scatter ---------------------------------------------------------------------------------------------
+
+    def axpby_(self, a: float, x: Any, b: float, y_: Any) -> None:
+        if x.shape != y_.shape or pointwise.run(self, "axpby", (x, y_), (a, b), y_) is None:
+            super().axpby_(a, x, b, y_)
 
     def add_at_(self, x_: Any, index: Any, g: Any) -> None:
         if embedding.add_rows_(self, x_, index, g):
@@ -254,16 +315,34 @@ class CUDABackend(Backend):
         return y, saved[None] if causal else saved
 
     def attention_grad(self, g: Any, q: Any, k: Any, v: Any, drop: Any, p: Any, scale: float) -> tuple[Any, Any, Any]:
-        if q.ndim != 4 or p.ndim > 2 or self.dnn is None:
+        if q.ndim != 4 or p.ndim > 2 or self._dnn is None:
             return super().attention_grad(g, q, k, v, drop, p, scale)
         flat, causal = p.reshape(-1), p.ndim == 2
         size = q.size * q.itemsize // 4
         y, stats = flat[:size].view(q.dtype).reshape(q.shape), flat[size:].reshape(*q.shape[:3], 1)
-        found = self.dnn.attention_grad(g, q, k, v, y, stats, causal, scale)
+        found = self._dnn.attention_grad(g, q, k, v, y, stats, causal, scale)
         if found is None:  # no plan back: once more with probabilities
             _, p = super().attention(q, k, v, None, None, causal, scale)
             return super().attention_grad(g, q, k, v, None, p, scale)
         return found
+
+    # -- recurrence ------------------------------------------------------------------------------------------------------
+
+    def lstm(self, *args: Any) -> tuple[Any, ...]:
+        found = recurrent.lstm(self, *args)
+        return super().lstm(*args) if found is None else found
+
+    def lstm_grad(self, *args: Any) -> tuple[Any, ...]:
+        found = recurrent.lstm_grad(self, *args)
+        return super().lstm_grad(*args) if found is None else found
+
+    def gru(self, *args: Any) -> tuple[Any, ...]:
+        found = recurrent.gru(self, *args)
+        return super().gru(*args) if found is None else found
+
+    def gru_grad(self, *args: Any) -> tuple[Any, ...]:
+        found = recurrent.gru_grad(self, *args)
+        return super().gru_grad(*args) if found is None else found
 
     # -- activations and special functions -----------------------------------------------------------------------------------------------
 
@@ -283,13 +362,19 @@ class CUDABackend(Backend):
         dx = pointwise.run(self, "gelu.x" if approximate == "none" else "gelu_tanh.x", (g, x))
         return super().gelu_grad(g, x, approximate) if dx is None else dx
 
-    def cross_entropy(self, x: Any, target: Any, w: Any, ignored: int) -> Any:
-        """Losses (N) of logits (N, C) for classes (N), and what the gradient needs; None where the kernels do not serve."""
-        return rows.cross_entropy(self, x, target, w, ignored)
+    fuses_cross_entropy = True
+
+    def cross_entropy(self, x: Any, target: Any, w: Any, ignored: int) -> tuple[Any, Any]:
+        found = rows.cross_entropy(self, x, target, w, ignored)
+        return super().cross_entropy(x, target, w, ignored) if found is None else found
+
+    def cross_entropy_total(self, loss: Any, x: Any, target: Any, w: Any, ignored: int, mean: bool) -> tuple[Any, Any]:
+        found = rows.cross_entropy_total(self, loss, x, target, w, ignored, mean)
+        return super().cross_entropy_total(loss, x, target, w, ignored, mean) if found is None else found
 
     def cross_entropy_grad(self, g: Any, x: Any, target: Any, w: Any, lse: Any, total: Any, ignored: int) -> Any:
-        """The gradient of `cross_entropy`."""
-        return rows.cross_entropy_grad(self, g, x, target, w, lse, total, ignored)
+        dx = rows.cross_entropy_grad(self, g, x, target, w, lse, total, ignored)
+        return super().cross_entropy_grad(g, x, target, w, lse, total, ignored) if dx is None else dx
 
     # -- random numbers and optimizers -----------------------------------------------------------------------------------
 

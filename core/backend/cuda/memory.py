@@ -6,6 +6,7 @@ the allocator of the process, which costs about a microsecond for each array. Fr
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -93,10 +94,14 @@ def pinned(xp: Any, array: np.ndarray) -> np.ndarray:
     """A copy in memory that a GPU reads and writes by itself, in C order; the array itself if it is there."""
     if is_pinned(xp, array):
         return array
-    block = xp.cuda.alloc_pinned_memory(max(1, array.nbytes))
-    copy = np.ndarray(array.shape, array.dtype, buffer=block)
+    copy = pinned_empty(xp, array.shape, array.dtype)
     copy[...] = array
     return copy
+
+
+def pinned_empty(xp: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Pinned memory, whatever is in it."""
+    return np.ndarray(shape, dtype, buffer=xp.cuda.alloc_pinned_memory(max(1, math.prod(shape) * dtype.itemsize)))
 
 
 def is_pinned(xp: Any, array: Any) -> bool:

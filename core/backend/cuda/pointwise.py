@@ -16,25 +16,30 @@ _STRIDED = np.dtype(
 )
 
 
-def run(be: Any, name: str, arrays: Sequence[Any], numbers: Sequence[float] = ()) -> Any:
-    """The row's expression over arrays of one dtype, which are broadcast; None if that is no case of the kernels."""
+def run(be: Any, name: str, arrays: Sequence[Any], numbers: Sequence[float] = (), out: Any = None) -> Any:
+    """The row's expression over arrays of one dtype, which are broadcast; None if that is no case of the kernels.
+
+    `out`: where the result goes, of its shape and dtype; it may be one of the arrays.
+    """
     first = arrays[0]
     of = instance(be, f"pointwise.{name}", first)
     if of is None or any(a.dtype is not first.dtype and a.dtype != first.dtype for a in arrays):
         return None
+    if out is not None and (out.dtype != first.dtype or not out.flags.c_contiguous):
+        return None
     scalars = [accumulator(first)(v) for v in numbers]
-    if all(a.shape == first.shape for a in arrays):
+    if all(a.shape == first.shape for a in arrays) and (out is None or out.shape == first.shape):
         if all(a.flags.c_contiguous for a in arrays):
-            return _flat(be, of, arrays, scalars)
+            return _flat(be, of, arrays, scalars, out)
         order = sorted(range(first.ndim), key=lambda d: -abs(first.strides[d]))  # channels-last, or a transposed matrix
         turned = [a.transpose(order) for a in arrays]
-        if all(a.flags.c_contiguous for a in turned):
+        if out is None and all(a.flags.c_contiguous for a in turned):
             return _flat(be, of, turned, scalars).transpose(np.argsort(order).tolist())
-    return _strided(be, of, arrays, scalars)
+    return _strided(be, of, arrays, scalars, out)
 
 
-def _flat(be: Any, of: Any, arrays: Sequence[Any], scalars: Sequence[Any]) -> Any:
-    y = be.xp.empty(arrays[0].shape, arrays[0].dtype)
+def _flat(be: Any, of: Any, arrays: Sequence[Any], scalars: Sequence[Any], out: Any = None) -> Any:
+    y = be.xp.empty(arrays[0].shape, arrays[0].dtype) if out is None else out
     if y.size:
         packed = all(a.data.ptr % 16 == 0 for a in (y, *arrays))
         per = 256 * (16 // y.itemsize if packed else 1)
@@ -44,12 +49,12 @@ def _flat(be: Any, of: Any, arrays: Sequence[Any], scalars: Sequence[Any]) -> An
     return y
 
 
-def _strided(be: Any, of: Any, arrays: Sequence[Any], scalars: Sequence[Any]) -> Any:
+def _strided(be: Any, of: Any, arrays: Sequence[Any], scalars: Sequence[Any], out: Any) -> Any:
     shape = np.broadcast_shapes(*(a.shape for a in arrays))
     size, strides = merged(shape, [_strides(a, shape) for a in arrays])
-    if len(size) > MAX_DIMS:
+    if len(size) > MAX_DIMS or (out is not None and out.shape != shape):
         return None
-    y = be.xp.empty(shape, arrays[0].dtype)
+    y = be.xp.empty(shape, arrays[0].dtype) if out is None else out
     if y.size:
         geometry = np.zeros((), _STRIDED)
         geometry["dims"], geometry["size"][: len(size)] = len(size), size
@@ -83,35 +88,34 @@ def merged(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list
     return size, steps
 
 
-# -- what ops may use ----------------------------------------------------------------------------------------------------
+# -- ops and gradient rules ----------------------------------------------------------------------------------------------
 
 
-def fused(be: Any) -> dict[Any, Callable[..., Any]]:
-    """Functions that stand in for ops of `core.ops`: by an op's name for its forward pass, by (name, number of an input) for a gradient
-    rule.
-
-    Each has the signature of what it stands in for and returns None where it declines.
-    """
+def fused() -> dict[Any, Callable[..., Any]]:
+    """For `Backend.fused`: the rows whose names are those of ops, or of an op and one of its inputs."""
     found: dict[Any, Callable[..., Any]] = {}
     for name, row in ROWS.items():
         op, _, of = name.partition(".")
-        if op in _PLAIN or op in _NUMBERS:
-            forward = partial(_forward, be, name, _NUMBERS.get(op, ()))
-            found[(op, 0) if of else op] = partial(_rule, be, name, len(row.arrays.split())) if of else forward
+        if op in OPS:
+            arrays, numbers = len(row.arrays.split()), row.numbers.split()
+            if of:
+                found[op, of] = partial(_rule, name, arrays)
+            else:
+                found[op] = partial(_forward, name, arrays, numbers)
     return found
 
 
-_PLAIN = {"normal_cdf", "sigmoid", "tanh", "silu", "mish", "logsigmoid", "hardswish"}
-_NUMBERS = {
-    "softplus": ("beta", "threshold"),
-    "elu": ("alpha", "scale", "input_scale"),
-    "leaky_relu": ("negative_slope",),
-}
+OPS = """
+    normal_cdf sigmoid tanh silu mish softplus logsigmoid elu leaky_relu hardswish hardsigmoid hardtanh bce_with_logits huber
+""".split()
 
 
-def _forward(be: Any, name: str, numbers: Sequence[str], _: Any, x: Any, out: Any = None, **params: Any) -> Any:
-    return run(be, name, (x,), [params[n] for n in numbers]) if out is None else None
+def _forward(name: str, count: int, numbers: Sequence[str], be: Any, *args: Any, out: Any = None, **params: Any) -> Any:
+    arrays = args[:count]
+    if not all(isinstance(a, be.array_type) for a in arrays):  # a Python number among them
+        return None
+    return run(be, name, arrays, [params[n] for n in numbers], out)
 
 
-def _rule(be: Any, name: str, arrays: int, _: Any, *values: Any) -> Any:
-    return run(be, name, values[:arrays], values[arrays:])
+def _rule(name: str, count: int, be: Any, *values: Any) -> Any:
+    return run(be, name, values[:count], values[count:]) if isinstance(values[0], be.array_type) else None

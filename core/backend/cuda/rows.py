@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from core.backend.cuda import pointwise
 from core.backend.cuda.launch import accumulator, blocks, instance, row_threads
 
 Ints = tuple[int, ...]
@@ -48,11 +49,23 @@ def cross_entropy(be: Any, x: Any, target: Any, w: Any, ignored: int) -> Any:
     return loss, lse
 
 
+def cross_entropy_total(be: Any, loss: Any, x: Any, target: Any, w: Any, ignored: int, mean: bool) -> Any:
+    """Σ loss, divided by the weights of what is not ignored if `mean`, and that sum of weights; both in the dtype of sums."""
+    of, xp, a = instance(be, "rows", x), be.xp, accumulator(x)
+    if of is None or not x.size or target.dtype != np.int64:
+        return None
+    out, total = xp.empty((), a), xp.empty((), a)
+    target, w = xp.ascontiguousarray(target), None if w is None else xp.ascontiguousarray(w.astype(a, copy=False))
+    sizes = np.int32(loss.size), np.int32(x.shape[1]), np.int64(ignored), np.int32(mean)
+    be.launch(of, "cross_entropy_total", (1,), row_threads(loss.size), out, total, loss, target, w, *sizes)
+    return out, total
+
+
 def cross_entropy_grad(be: Any, g: Any, x: Any, target: Any, w: Any, lse: Any, total: Any, ignored: int) -> Any:
     """(N, C): the gradient of `cross_entropy`; g (N) or, for a reduced loss, of one element; `total`: what a mean was divided by, or
     None."""
     of, a = instance(be, "rows", x), accumulator(x)
-    if of is None:
+    if of is None or not x.size or target.dtype != np.int64:
         return None
     xp, (rows, n) = be.xp, x.shape
     x, dx = xp.ascontiguousarray(x), xp.empty(x.shape, x.dtype)
@@ -151,3 +164,28 @@ def _norm_grad(be: Any, g: Any, x: Any, w: Any, b: Any, mean: Any, rstd: Any, ax
         )
         be.launch(of, "column_join", blocks(n), (256,), dw, db, parts, np.int32(chunks), np.int32(n))
     return dx, dw, db
+
+
+# -- the whole op --------------------------------------------------------------------------------------------------------
+
+
+def fused() -> dict[Any, Any]:
+    """For `Backend.fused`."""
+    return {"standardize": _standardized}
+
+
+def _standardized(be: Any, x: Any, *affine: Any, axes: Ints, eps: float, moments: Any = None) -> Any:
+    """The op `standardize`: one launch for rows, and for channels no more than one for each of its three steps."""
+    w, b = affine or (None, None)
+    axes, a = tuple(axes), accumulator(x)
+    n, of = _rows(x, axes), _instance(be, x, w, b)
+    if n and moments is None and of is not None and _weighs(x, n, w, b):
+        c = be.xp.ascontiguousarray
+        x, w, b = (v if v is None else c(v) for v in (x, w, b))
+        shape = (*x.shape[: x.ndim - len(axes)], *(1,) * len(axes))
+        y, mean, rstd = be.xp.empty(x.shape, x.dtype), be.xp.empty(shape, a), be.xp.empty(shape, a)
+        be.launch(of, "row_norm", (x.size // n,), row_threads(n), y, mean, rstd, x, w, b, np.int32(n), a(eps))
+        return y, mean, rstd
+    mean, var = moments or be.moments(x, axes)
+    rstd = pointwise.run(be, "rstd", (var,), (eps,))
+    return None if rstd is None else (be.standardize(x, w, b, mean, rstd, axes), mean, rstd)

@@ -1,22 +1,20 @@
 """The kernels of `core.backend.base` that oneDNN computes, on NumPy arrays.
 
 Contract: same arguments and same numbers as the plain kernel, up to rounding; None where it is not oneDNN's case (no library, a dtype, an
-empty array, no implementation), and then the plain kernel computes. Results are new arrays in C order, except that a
-convolution of an input that lies channels-last gives one that does, too, as in torch.
+empty array, no implementation), and then the plain kernel computes. Results are new arrays in C order.
 float32 and bfloat16; sums are in float32. Shape letters as in `base`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from ml_dtypes import bfloat16
 
 from core.backend.onednn import library as c
 from core.backend.onednn.library import Handle
-from core.backend.onednn.primitives import Builder, Call, cached, dims, packed_strides, strides_of
+from core.backend.onednn.primitives import Builder, Call, cached, strides_of
 
 Ints = tuple[int, ...]
 
@@ -32,6 +30,36 @@ def _as_it_lies(b: Builder, x: np.ndarray) -> Handle:
     strides = strides_of(x)
     assert strides is not None
     return b.strided(x.shape, _DTYPES[x.dtype], strides)
+
+
+_LAST = {n: (0, *range(2, n), 1) for n in range(2, 33)}  # by the number of dimensions
+
+
+def _fits(*arrays: np.ndarray) -> bool:
+    """Whether oneDNN knows the dtype, which all share, and there is something to compute."""
+    first = arrays[0]
+    return first.dtype in _DTYPES and first.ndim <= 5 and all(a.size and a.dtype == first.dtype for a in arrays)
+
+
+def _finite(x: np.ndarray) -> bool:
+    """Whether all of x, which lies without gaps, is finite. Of huge numbers it may say no, too, and the plain kernel computes."""
+    v = flat(x)
+    if x.dtype == bfloat16:
+        return int((v.view(np.uint16) & 0x7FFF).max()) < 0x7F80
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(np.dot(v, v))
+
+
+def flat(x: np.ndarray) -> np.ndarray:
+    """The elements as they lie in memory, where they lie in C order or channels-last; else a copy in C order."""
+    if not x.flags.c_contiguous and x.ndim > 2:
+        x = channels_last(x)
+    return x.reshape(-1)
+
+
+def channels_last(x: np.ndarray) -> np.ndarray:
+    """(N, C, *size) seen as (N, *size, C)"""
+    return x.transpose(_LAST[x.ndim])
 
 
 # -- products ----------------------------------------------------------------------------------------------------------
@@ -79,269 +107,6 @@ def matmul(x: np.ndarray, y: np.ndarray, bias: np.ndarray | None = None) -> np.n
     else:
         call(x, y, bias, z)
     return z
-
-
-# -- convolution -------------------------------------------------------------------------------------------------------
-
-
-# Below so many input channels a blocked gradient for the input is mostly padding (blocks hold 16), and a plain product wins.
-_FEW_CHANNELS = 4
-
-
-class _Geometry:
-    """The descriptors that the three products share: inside the layouts that oneDNN likes best, or channels-last if the images are."""
-
-    def __init__(
-        self,
-        b: Builder,
-        x_shape: Ints,
-        w_shape: Ints,
-        y_shape: Ints,
-        dtype: int,
-        last: bool,
-        places: tuple[Ints, ...],
-        groups: int,
-    ):
-        stride, padding, dilation = places
-        self.places = [dims(stride), dims([d - 1 for d in dilation]), dims(padding), dims(padding)]
-        grouped = w_shape if groups == 1 else (groups, w_shape[0] // groups, *w_shape[1:])
-        self.w_outside, self.w = b.packed(grouped, dtype), b.any(grouped, dtype)
-        if last:
-            self.x_outside = self.x = b.strided(x_shape, dtype, _channels_last(x_shape))
-            self.y_outside = self.y = b.strided(y_shape, dtype, _channels_last(y_shape))
-        else:
-            self.x_outside, self.x = b.packed(x_shape, dtype), b.any(x_shape, dtype)
-            self.y_outside, self.y = b.packed(y_shape, dtype), b.any(y_shape, dtype)
-
-
-def _channels_last(shape: Ints) -> list[int]:
-    """Strides in elements of (N, C, *size) that lies as (N, *size, C)."""
-    n, channels, *size = shape
-    inner = [s * channels for s in packed_strides(size)]
-    return [math.prod(size) * channels, 1, *inner]
-
-
-def _lies_channels_last(x: np.ndarray) -> bool:
-    return x.shape[1] > 1 and not x.flags.c_contiguous and strides_of(x) == _channels_last(x.shape)
-
-
-def _empty(shape: Ints, dtype: Any, last: bool) -> np.ndarray:
-    if not last:
-        return np.empty(shape, dtype)
-    n, channels, *size = shape
-    return np.moveaxis(np.empty((n, *size, channels), dtype), -1, 1)
-
-
-def _fits(*arrays: np.ndarray) -> bool:
-    first = arrays[0]
-    return first.dtype in _DTYPES and first.ndim <= 5 and all(a.size and a.dtype == first.dtype for a in arrays)
-
-
-def conv(
-    x: np.ndarray,
-    w: np.ndarray,
-    bias: np.ndarray | None,
-    out: Ints,
-    stride: Ints,
-    padding: Ints,
-    dilation: Ints,
-    groups: int,
-) -> np.ndarray | None:
-    """(N, C, *in), (K, C/G, *k), (K) -> (N, K, *out)"""
-    if not _fits(x, w) or (bias is not None and bias.dtype != x.dtype):
-        return None
-    w, last = np.ascontiguousarray(w), _lies_channels_last(x)
-    x = x if last else _seen(x)
-    shape, dtype = (x.shape[0], w.shape[0], *out), _DTYPES[x.dtype]
-    if bias is not None:
-        bias = np.ascontiguousarray(bias)
-
-    def build(b: Builder) -> Call:
-        g = _Geometry(b, x.shape, w.shape, shape, dtype, last, (stride, padding, dilation), groups)
-        inputs, bd = {c.SRC: _as_it_lies(b, x), c.WEIGHTS: g.w_outside}, None
-        if bias is not None:
-            bd = inputs[c.BIAS] = b.packed(bias.shape, dtype)
-        d = b.descriptor("convolution_forward", c.TRAINING, c.DIRECT, g.x, g.w, bd, g.y, *g.places)
-        return b.call(d, inputs, {c.DST: g.y_outside})
-
-    call = cached(("conv", x.shape, x.strides, w.shape, stride, padding, dilation, groups, bias is None, dtype), build)
-    if call is None:
-        return None
-    y = _empty(shape, x.dtype, last)
-    if bias is None:
-        call(x, w, y)
-    else:
-        call(x, w, bias, y)
-    return y
-
-
-def conv_input_grad(
-    g: np.ndarray, w: np.ndarray, x_shape: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int
-) -> np.ndarray | None:
-    """(N, K, *out), (K, C/G, *k) -> (N, C, *in)"""
-    if not _fits(g, w) or not math.prod(x_shape):
-        return None
-    w, last = np.ascontiguousarray(w), _lies_channels_last(g)
-    g = g if last else _seen(g)
-    dtype = _DTYPES[g.dtype]
-
-    def build(b: Builder) -> Call:
-        s = _Geometry(b, x_shape, w.shape, g.shape, dtype, last, (stride, padding, dilation), groups)
-        x, y = (s.x_outside, s.y_outside) if w.shape[1] < _FEW_CHANNELS <= w.shape[0] else (s.x, s.y)
-        d = b.descriptor("convolution_backward_data", c.DIRECT, x, s.w, y, *s.places, None)
-        return b.call(d, {c.DIFF + c.DST: _as_it_lies(b, g), c.WEIGHTS: s.w_outside}, {c.DIFF + c.SRC: s.x_outside})
-
-    call = cached(
-        ("conv_input_grad", g.shape, g.strides, w.shape, x_shape, stride, padding, dilation, groups, dtype), build
-    )
-    if call is None:
-        return None
-    dx = _empty(x_shape, g.dtype, last)
-    call(g, w, dx)
-    return dx
-
-
-def conv_weight_grad(
-    g: np.ndarray, x: np.ndarray, w_shape: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int
-) -> np.ndarray | None:
-    """(N, K, *out), (N, C, *in) -> (K, C/G, *k)"""
-    if not _fits(g, x) or not math.prod(w_shape):
-        return None
-    last = _lies_channels_last(x) and _lies_channels_last(g)
-    g, x = _seen(g), _seen(x)
-    dtype = _DTYPES[g.dtype]
-
-    def build(b: Builder) -> Call:
-        s = _Geometry(b, x.shape, w_shape, g.shape, dtype, last, (stride, padding, dilation), groups)
-        d = b.descriptor("convolution_backward_weights", c.DIRECT, s.x, s.w, None, s.y, *s.places, None)
-        return b.call(
-            d, {c.DIFF + c.DST: _as_it_lies(b, g), c.SRC: _as_it_lies(b, x)}, {c.DIFF + c.WEIGHTS: s.w_outside}
-        )
-
-    key = (
-        "conv_weight_grad",
-        g.shape,
-        g.strides,
-        x.shape,
-        x.strides,
-        w_shape,
-        stride,
-        padding,
-        dilation,
-        groups,
-        dtype,
-    )
-    call = cached(key, build)
-    if call is None:
-        return None
-    dw = np.empty(w_shape, g.dtype)
-    call(g, x, dw)
-    return dw
-
-
-# -- pooling -----------------------------------------------------------------------------------------------------------
-
-
-def max_pool(
-    x: np.ndarray, k: Ints, out: Ints, stride: Ints, padding: Ints, dilation: Ints
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """(N, C, *in) -> (N, C, *out) and, per output, the number of the kernel offset that won. Only what is finite: oneDNN drops NaN."""
-    if not _fits(x) or math.prod(k) > 255 or not _finite(x):
-        return None
-    shape = (*x.shape[:2], *out)
-    call = _pool(c.MAX, x.shape, shape, x.dtype, k, stride, padding, dilation)
-    if call is None:
-        return None
-    y, won = np.empty(shape, x.dtype), np.empty(shape, np.uint8)
-    call(np.ascontiguousarray(x), y, won)
-    return y, won
-
-
-def max_pool_grad(
-    g: np.ndarray, won: np.ndarray, x_shape: Ints, k: Ints, stride: Ints, padding: Ints, dilation: Ints
-) -> np.ndarray | None:
-    """(N, C, *out) -> (N, C, *in): each output's gradient goes to the input that won"""
-    if not _fits(g) or won.dtype != np.uint8 or not math.prod(x_shape):
-        return None
-    call = _pool_grad(c.MAX, x_shape, g.shape, g.dtype, k, stride, padding, dilation)
-    if call is None:
-        return None
-    dx = np.empty(x_shape, g.dtype)
-    call(np.ascontiguousarray(g), np.ascontiguousarray(won), dx)
-    return dx
-
-
-def sum_pool(x: np.ndarray, k: Ints, out: Ints, stride: Ints, padding: Ints) -> np.ndarray | None:
-    """(N, C, *in) -> (N, C, *out): the sum of each window, padding counted as zeros"""
-    if not _fits(x):
-        return None
-    shape = (*x.shape[:2], *out)
-    call = _pool(c.AVERAGE, x.shape, shape, x.dtype, k, stride, padding, (1,) * len(k))
-    if call is None:
-        return None
-    y = np.empty(shape, x.dtype)
-    call(np.ascontiguousarray(x), y)
-    y *= x.dtype.type(math.prod(k))
-    return y
-
-
-def sum_pool_grad(g: np.ndarray, x_shape: Ints, k: Ints, stride: Ints, padding: Ints) -> np.ndarray | None:
-    """(N, C, *out) -> (N, C, *in): the transpose of `sum_pool`"""
-    if not _fits(g) or not math.prod(x_shape):
-        return None
-    call = _pool_grad(c.AVERAGE, x_shape, g.shape, g.dtype, k, stride, padding, (1,) * len(k))
-    if call is None:
-        return None
-    dx = np.empty(x_shape, g.dtype)
-    call(np.ascontiguousarray(g), dx)
-    dx *= g.dtype.type(math.prod(k))
-    return dx
-
-
-def _pool(
-    algorithm: int, x_shape: Ints, y_shape: Ints, np_dtype: Any, k: Ints, stride: Ints, padding: Ints, dilation: Ints
-) -> Call | None:
-    dtype = _DTYPES[np_dtype]
-
-    def build(b: Builder) -> Call:
-        xd, yd = b.packed(x_shape, dtype), b.packed(y_shape, dtype)
-        windows = _windows(x_shape[2:], k, y_shape[2:], stride, padding, dilation)
-        outputs = {c.DST: yd, c.WORKSPACE: b.packed(y_shape, c.U8)} if algorithm == c.MAX else {c.DST: yd}
-        return b.call(b.descriptor("pooling_forward", c.TRAINING, algorithm, xd, yd, *windows), {c.SRC: xd}, outputs)
-
-    return cached(("pool", algorithm, x_shape, y_shape, k, stride, padding, dilation, dtype), build)
-
-
-def _pool_grad(
-    algorithm: int, x_shape: Ints, y_shape: Ints, np_dtype: Any, k: Ints, stride: Ints, padding: Ints, dilation: Ints
-) -> Call | None:
-    dtype = _DTYPES[np_dtype]
-
-    def build(b: Builder) -> Call:
-        xd, yd = b.packed(x_shape, dtype), b.packed(y_shape, dtype)
-        windows = _windows(x_shape[2:], k, y_shape[2:], stride, padding, dilation)
-        forward = b.descriptor("pooling_forward", c.TRAINING, algorithm, xd, yd, *windows)
-        inputs = (
-            {c.DIFF + c.DST: yd, c.WORKSPACE: b.packed(y_shape, c.U8)} if algorithm == c.MAX else {c.DIFF + c.DST: yd}
-        )
-        return b.call(
-            b.descriptor("pooling_backward", algorithm, xd, yd, *windows, forward), inputs, {c.DIFF + c.SRC: xd}
-        )
-
-    return cached(("pool_grad", algorithm, x_shape, y_shape, k, stride, padding, dilation, dtype), build)
-
-
-def _windows(size: Ints, k: Ints, out: Ints, stride: Ints, padding: Ints, dilation: Ints) -> list[Any]:
-    """Strides, kernel, dilation and both paddings; the right one reaches as far as the last window."""
-    right = [(o - 1) * s + (n - 1) * d + 1 - i - p for o, s, n, d, i, p in zip(out, stride, k, dilation, size, padding)]
-    return [dims(stride), dims(k), dims([d - 1 for d in dilation]), dims(padding), dims(right)]
-
-
-def _finite(x: np.ndarray) -> bool:
-    """Whether all of x is finite, by one product; of huge numbers it says no, too, and the plain kernel computes."""
-    v = x.reshape(-1) if x.dtype == np.float32 else x.reshape(-1).astype(np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return math.isfinite(np.dot(v, v))
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
@@ -408,6 +173,28 @@ def row_moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     mean, variance = np.empty(x.shape[:-1], np.float32), np.empty(x.shape[:-1], np.float32)
     call(np.ascontiguousarray(x), np.empty(x.shape, x.dtype), mean, variance)
     return mean, variance
+
+
+def standardized_rows(
+    x: np.ndarray, w: np.ndarray, b: np.ndarray, eps: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """(x − mean) / √(variance + eps)·w + b, mean and variance: in one go."""
+    if not _fits(x):
+        return None
+    dtype = _DTYPES[x.dtype]
+
+    def build(bu: Builder) -> Call:
+        d, s, v = bu.packed(x.shape, dtype), bu.packed(x.shape[:-1], c.F32), bu.packed(w.shape, c.F32)
+        p = bu.descriptor("layer_normalization_forward", c.TRAINING, d, d, s, eps, _AFFINE)
+        return bu.call(p, {c.SRC: d, c.SCALE: v, c.SHIFT: v}, {c.DST: d, c.MEAN: s, c.VARIANCE: s})
+
+    call = cached(("standardized_rows", x.shape, dtype, eps), build)
+    if call is None:
+        return None
+    y = np.empty(x.shape, x.dtype)
+    mean, variance = np.empty(x.shape[:-1], np.float32), np.empty(x.shape[:-1], np.float32)
+    call(np.ascontiguousarray(x), _float32(w), _float32(b), y, mean, variance)
+    return y, mean, variance
 
 
 def normalize_rows(

@@ -16,8 +16,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from ctypes import POINTER, c_char_p, c_float, c_int, c_int64, c_size_t, c_uint, c_void_p
-from importlib import metadata
+from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_uint, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +34,12 @@ STATUS = [
     "success", "out of memory", "invalid arguments", "unimplemented", "last implementation reached", "runtime error", "not required",
     "invalid graph", "invalid graph op", "invalid shape", "invalid data type",
 ]  # fmt: skip
-BF16, F32, U8 = 2, 3, 6  # dnnl_data_type_t
+UNDEF, BF16, F32, U8 = 0, 2, 3, 6  # dnnl_data_type_t
 CPU, IN_ORDER, ANY = 1, 1, 1  # engine kind, stream flags, format tag
-TRAINING, BACKWARD = 64, 128  # dnnl_prop_kind_t
+TRAINING, INFERENCE, BACKWARD = 64, 96, 128  # dnnl_prop_kind_t
 # dnnl_alg_kind_t; of the averages the one that counts padding
-GELU_TANH, GELU_ERF = 0x2B, 0x31
-DIRECT, MAX, AVERAGE, SOFTMAX = 0x1, 0x1FF, 0x2FF, 0x30000
+RELU, GELU_TANH, GELU_ERF = 0x20, 0x2B, 0x31
+DIRECT, MAX, AVERAGE, ADD, SOFTMAX = 0x1, 0x1FF, 0x2FF, 0x1FFF0, 0x30000
 USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT = 1, 2, 4  # dnnl_normalization_flags_t
 USER_SCRATCHPAD = 1
 IMPLEMENTATION, SCRATCHPAD_MD, EXEC_ARG_MD = 8, 136, 255  # dnnl_query_t
@@ -76,7 +75,13 @@ CHECKED: dict[str, list[Any]] = {
     "dnnl_memory_destroy": [_P],
     "dnnl_primitive_attr_create": [_OUT],
     "dnnl_primitive_attr_set_scratchpad_mode": [_P, c_int],
+    "dnnl_primitive_attr_set_post_ops": [_P, _P],
     "dnnl_primitive_attr_destroy": [_P],
+    "dnnl_post_ops_create": [_OUT],
+    "dnnl_post_ops_append_sum": [_P, c_float, c_int32, c_int],
+    "dnnl_post_ops_append_eltwise": [_P, _ALG, c_float, c_float],
+    "dnnl_post_ops_append_binary": [_P, _ALG, _P],
+    "dnnl_post_ops_destroy": [_P],
     "dnnl_primitive_create": [_OUT, _P],
     "dnnl_primitive_execute": [_P, _P, c_int, POINTER(ExecArg)],
     "dnnl_primitive_destroy": [_P],
@@ -90,10 +95,13 @@ CHECKED: dict[str, list[Any]] = {
     "dnnl_convolution_backward_weights_primitive_desc_create": [_OUT, _P, _ALG, *[_P] * 4, *[_DIMS] * 4, _P, _P],
     "dnnl_pooling_forward_primitive_desc_create": [_OUT, _P, c_int, _ALG, _P, _P, *[_DIMS] * 5, _P],
     "dnnl_pooling_backward_primitive_desc_create": [_OUT, _P, _ALG, _P, _P, *[_DIMS] * 5, _P, _P],
+    "dnnl_batch_normalization_forward_primitive_desc_create": [_OUT, _P, c_int, _P, _P, c_float, c_uint, _P],
+    "dnnl_batch_normalization_backward_primitive_desc_create": [_OUT, _P, c_int, *[_P] * 3, c_float, c_uint, _P, _P],
     "dnnl_layer_normalization_forward_primitive_desc_create": [_OUT, _P, c_int, _P, _P, _P, c_float, c_uint, _P],
     "dnnl_layer_normalization_backward_primitive_desc_create": [_OUT, _P, c_int, *[_P] * 4, c_float, c_uint, _P, _P],
     "dnnl_eltwise_forward_primitive_desc_create": [_OUT, _P, c_int, _ALG, _P, _P, c_float, c_float, _P],
     "dnnl_eltwise_backward_primitive_desc_create": [_OUT, _P, _ALG, _P, _P, _P, c_float, c_float, _P, _P],
+    "dnnl_binary_primitive_desc_create": [_OUT, _P, _ALG, _P, _P, _P, _P],
     "dnnl_softmax_forward_primitive_desc_create": [_OUT, _P, c_int, _ALG, _P, _P, c_int, _P],
     "dnnl_softmax_backward_primitive_desc_create": [_OUT, _P, _ALG, _P, _P, _P, c_int, _P, _P],
 }
@@ -255,6 +263,8 @@ def _candidates() -> Iterator[str]:
 def _wheel_files() -> Iterator[Path]:
     """The wheel installs into the environment's lib/; with `pip install --user` or `--target` its own record knows where."""
     yield Path(sys.prefix, "lib", FILE)
+    from importlib import metadata  # here: it loads much
+
     try:
         files = metadata.files(WHEEL) or ()
     except metadata.PackageNotFoundError:

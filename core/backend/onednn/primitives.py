@@ -13,6 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from ctypes import byref, c_char_p, c_int64, c_void_p
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -94,8 +95,22 @@ class Builder:
 
     def __init__(self, lib: Library):
         self.library = lib
-        self.attributes = Handle(lib, "dnnl_primitive_attr", "create")
-        lib.call("dnnl_primitive_attr_set_scratchpad_mode", self.attributes.value, library.USER_SCRATCHPAD)
+        self.attributes = self._bare = self._new_attributes()  # of the primitive; of the reorders around it
+
+    def _new_attributes(self) -> Handle:
+        made = Handle(self.library, "dnnl_primitive_attr", "create")
+        self.library.call("dnnl_primitive_attr_set_scratchpad_mode", made.value, library.USER_SCRATCHPAD)
+        return made
+
+    def append(self, *ops: tuple[Any, ...]) -> None:
+        """What the primitive does with its result before it writes it, in this order: ("sum", scale, 0, UNDEF),
+        ("eltwise", algorithm, alpha, beta), ("binary", algorithm, descriptor of the other operand)."""
+        chain = Handle(self.library, "dnnl_post_ops", "create")
+        for kind, *args in ops:
+            values = [a.value if isinstance(a, Handle) else a for a in args]
+            self.library.call(f"dnnl_post_ops_append_{kind}", chain.value, *values)
+        self.attributes = self._new_attributes()
+        self.library.call("dnnl_primitive_attr_set_post_ops", self.attributes.value, chain.value)
 
     def strided(self, shape: Sequence[int], dtype: int, strides: Sequence[int]) -> Handle:
         """An operand as it lies in memory; strides in elements."""
@@ -133,7 +148,7 @@ class Builder:
     def reorder(self, source: int | None, target: int | None) -> Handle:
         engine = self.library.engine.value
         return Handle(
-            self.library, "dnnl_primitive_desc", "create", source, engine, target, engine, self.attributes.value,
+            self.library, "dnnl_primitive_desc", "create", source, engine, target, engine, self._bare.value,
             maker="dnnl_reorder_primitive_desc",
         )  # fmt: skip
 
@@ -224,22 +239,28 @@ def dims(values: Sequence[int]) -> Any:
     return (c_int64 * len(values))(*values)
 
 
-def packed_strides(shape: Sequence[int]) -> list[int]:
+@lru_cache(maxsize=4096)
+def packed_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Strides in elements of an array in C order."""
     strides, step = [], 1
     for n in reversed(shape):
         strides.append(step)
         step *= n
-    return strides[::-1]
+    return tuple(strides[::-1])
 
 
-def strides_of(x: np.ndarray) -> list[int] | None:
+def strides_of(x: np.ndarray) -> tuple[int, ...] | None:
     """Strides in elements; None where oneDNN cannot see x as it lies: walked backwards, repeated, or between elements."""
-    size, strides = x.itemsize, []
-    for n, s, packed in zip(x.shape, x.strides, packed_strides(x.shape)):
+    return _in_elements(x.shape, x.strides, x.itemsize)
+
+
+@lru_cache(maxsize=4096)
+def _in_elements(shape: tuple[int, ...], in_bytes: tuple[int, ...], size: int) -> tuple[int, ...] | None:
+    strides = []
+    for n, s, packed in zip(shape, in_bytes, packed_strides(shape)):
         if n == 1:
             s = packed * size  # never walked, and NumPy may have anything here
         elif s <= 0 or s % size:
             return None
         strides.append(s // size)
-    return strides
+    return tuple(strides)

@@ -25,9 +25,9 @@ def tuple_of(value: Any, n: int, where: str) -> tuple[int, ...]:
 
 
 def batched(input: Tensor, n: int, where: str) -> tuple[Tensor, bool]:
-    if input._a.ndim not in (n + 1, n + 2):
+    if input.ndim not in (n + 1, n + 2):
         raise ShapeError(f"{where}: expected input of {n + 1} or {n + 2} dimensions, got shape {tuple(input.shape)}")
-    single = input._a.ndim == n + 1
+    single = input.ndim == n + 1
     return (_shape.unsqueeze(input, dim=0) if single else input), single
 
 

@@ -91,11 +91,26 @@ def _projected(query: Tensor, key: Tensor, value: Tensor, w: Tensor, b: Any) -> 
     """q, k and v by one weight (3E, E): one product where they are the same tensor."""
     e = w._a.shape[1]
     if query is key is value:
-        y = _linalg.linear(query, w, b)
-        return [_shape.narrow(y, dim=-1, start=k * e, length=e) for k in range(3)]
+        return list(_shape.split_with_sizes(_linear(query, w, b), split_sizes=(e, e, e), dim=-1))
     ws = w.chunk(3)
     bs = [None] * 3 if b is None else b.chunk(3)
-    return [_linalg.linear(x, wx, bx) for x, wx, bx in zip((query, key, value), ws, bs)]
+    return [_linear(x, wx, bx) for x, wx, bx in zip((query, key, value), ws, bs)]
+
+
+def _linear(x: Tensor, w: Tensor, b: Any) -> Tensor:
+    """`linear` of (L, N, E), which may be a batch-first tensor transposed: one product over its rows, without a copy."""
+    turned = x._a.ndim == 3 and not x._a.flags.c_contiguous
+    return _linalg.linear(x.transpose(0, 1), w, b).transpose(0, 1) if turned else _linalg.linear(x, w, b)
+
+
+def _joined(mask: Tensor | None, padding: Tensor | None, n: int, heads: int) -> Tensor | None:
+    """What is to be added to the scores (N, heads, L, S), from masks (1 or N·heads, L, S) and (N, S)."""
+    if mask is not None:
+        mask = mask.unsqueeze(0) if mask._a.shape[0] == 1 else mask.reshape(n, heads, *mask._a.shape[1:])
+    if padding is None:
+        return mask
+    padding = padding.reshape(n, 1, 1, -1)
+    return padding if mask is None else mask + padding
 
 
 def multi_head_attention_forward(
@@ -151,7 +166,7 @@ def multi_head_attention_forward(
     if use_separate_proj_weight:
         bs = [None] * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
         ws = (q_proj_weight, k_proj_weight, v_proj_weight)
-        q, k, v = (_linalg.linear(x, w, b) for x, w, b in zip((query, key, value), ws, bs))
+        q, k, v = (_linear(x, w, b) for x, w, b in zip((query, key, value), ws, bs))
     else:
         q, k, v = _projected(query, key, value, in_proj_weight, in_proj_bias)
 
@@ -160,6 +175,12 @@ def multi_head_attention_forward(
         k = _shape.cat([k, bias_k.expand(1, n, e)], dim=0)
         v = _shape.cat([v, bias_v.expand(1, n, e)], dim=0)
         extra += 1
+    if not (need_weights or extra or add_zero_attn or static_k is not None or static_v is not None):
+        q, k, v = (x.reshape(x._a.shape[0], n, heads, e // heads).permute(1, 2, 0, 3) for x in (q, k, v))
+        mask = _joined(attn_mask, key_padding_mask, n, heads)
+        y = scaled_dot_product_attention(q, k, v, mask, dropout_p if training else 0.0)
+        y = _linear(y.permute(2, 0, 1, 3).reshape(length, n, e), out_proj_weight, out_proj_bias)
+        return y.squeeze(1) if single else y, None
     # (S, N, E) -> (N·heads, S, d)
     q, k, v = (x.reshape(-1, n * heads, e // heads).transpose(0, 1) for x in (q, k, v))
     k, v = (k if static_k is None else static_k), (v if static_v is None else static_v)
@@ -173,24 +194,21 @@ def multi_head_attention_forward(
             key_padding_mask)
         )
     keys = k._a.shape[1]
-    mask = attn_mask
-    if key_padding_mask is not None:
-        padding = key_padding_mask.reshape(n, 1, 1, keys).expand(n, heads, 1, keys).reshape(n * heads, 1, keys)
-        mask = padding if mask is None else mask + padding
+    mask = _joined(attn_mask, key_padding_mask, n, heads)
     dropout_p = dropout_p if training else 0.0
 
     if need_weights:
         scores = _linalg.matmul(q * math.sqrt(1.0 / (e // heads)), k.transpose(1, 2))
-        weights = softmax(scores if mask is None else scores + mask, dim=-1)
+        if mask is not None:
+            scores = (scores.reshape(n, heads, length, keys) + mask).reshape(n * heads, length, keys)
+        weights = softmax(scores, dim=-1)
         weights = dropout(weights, dropout_p) if dropout_p else weights
         y = _linalg.matmul(weights, v)
     else:
         q, k, v = (x.reshape(n, heads, -1, e // heads) for x in (q, k, v))
-        if mask is not None:
-            mask = mask.reshape(n, heads, -1, keys) if mask._a.shape[0] != 1 else mask.unsqueeze(0)
         y = scaled_dot_product_attention(q, k, v, mask, dropout_p)
         y = y.reshape(n * heads, length, e // heads)
-    y = _linalg.linear(y.transpose(0, 1).reshape(length, n, e), out_proj_weight, out_proj_bias)
+    y = _linear(y.transpose(0, 1).reshape(length, n, e), out_proj_weight, out_proj_bias)
     y = y.squeeze(1) if single else y
     if not need_weights:
         return y, None

@@ -22,7 +22,7 @@ def _conv(
         input, padding = _named_padding(input, weight, stride, padding, dilation, n)
     else:
         padding = tuple_of(padding, n, where)
-    single = input._a.ndim == n + 1
+    single = input.ndim == n + 1
     x = _shape.unsqueeze(input, dim=0) if single else input
     y = _nn.conv(x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
     return _shape.squeeze(y, dim=0) if single else y
@@ -100,7 +100,7 @@ def _conv_transpose(
         )
     single = input.dim() == n + 1
     x = _shape.unsqueeze(input, dim=0) if single else input
-    if x._a.shape[1] != weight._a.shape[0] or x._a.shape[1] % groups:
+    if x.shape[1] != weight._a.shape[0] or x.shape[1] % groups:
         raise ShapeError(
             f"{where}: expected input (N, {weight._a.shape[0]}, *) for weight {tuple(weight.shape)} and groups "
             f"{groups}, got {tuple(input.shape)}"
@@ -110,12 +110,12 @@ def _conv_transpose(
             f"output padding must be smaller than either stride or dilation, but got output_padding: {extra}, stride: "
             f"{stride}, dilation: {dilation}"
         )
-    spans = [(i - 1) * s + d * (k - 1) + 1 for i, s, d, k in zip(x._a.shape[2:], stride, dilation, weight._a.shape[2:])]
+    spans = [(i - 1) * s + d * (k - 1) + 1 for i, s, d, k in zip(x.shape[2:], stride, dilation, weight._a.shape[2:])]
     sizes = [span - 2 * p + e for span, p, e in zip(spans, padding, extra)]
     if min(sizes, default=1) < 1:
         raise ShapeError(
             f"{where}: expected an output with elements, got size {tuple(sizes)} for input {tuple(input.shape)}")
-    lead = (x._a.shape[0], weight._a.shape[1] * groups)
+    lead = (x.shape[0], weight._a.shape[1] * groups)
     if all(e < s for e, s in zip(extra, stride)):
         y = _nn.conv_input_grad(
             x, weight, x_shape=(*lead, *sizes), stride=stride, padding=padding, dilation=dilation, groups=groups

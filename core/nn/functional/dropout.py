@@ -1,14 +1,16 @@
-"""Dropout as functions. All masks are drawn here, from the default generator."""
+"""Dropout as functions. All masks are drawn here, from the default generator; on a GPU by the GPU, from its own."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 
 from core import backend, rng
 from core._tensor import Tensor, wrap
+from core.cuda import random as cuda_random
 from core.errors import ArgumentError
 from core.ops import nn as _nn
 
@@ -20,17 +22,16 @@ def _check(p: float, where: str) -> None:
         raise ArgumentError(f"{where}: dropout probability has to be between 0 and 1, but got {p}")
 
 
-def _keep(shape: tuple[int, ...], p: float) -> np.ndarray:
-    """What is kept: true with probability 1 − p."""
-    keep = rng.default_generator.uniform(math.prod(shape), np.dtype(np.float64)) < 1 - p
-    return keep.reshape(shape)
-
-
 def dropped(shape: tuple[int, ...], p: float, like: Tensor) -> Tensor:
     """A mask of zeros, with probability p, and 1/(1 − p), of the dtype and device of a tensor."""
+    be: Any = backend.of(like._a)
     d = like._a.dtype
-    mask = _keep(shape, p).astype(d) * d.type(0 if p == 1 else 1 / (1 - p))
-    return wrap(backend.of(like._a).from_numpy(mask))
+    if be.device_type == "cuda":
+        mask = cuda_random.dropout_mask(be, be.index_of(like._a), shape, d, p)
+        if mask is not None:
+            return wrap(mask)
+    keep = rng.default_generator.uniform(math.prod(shape), np.dtype(np.float64)) < 1 - p
+    return wrap(be.from_numpy(keep.reshape(shape).astype(d) * d.type(0 if p == 1 else 1 / (1 - p))))
 
 
 def _applied(input: Tensor, shape: tuple[int, ...], p: float, inplace: bool) -> Tensor:
@@ -87,11 +88,10 @@ def _alpha(input: Tensor, shape: tuple[int, ...], p: float, inplace: bool) -> Te
     """Dropped elements become selu's saturation value; then a linear map restores mean 0 and variance 1. Klambauer et
     al. 2017.
     """
-    be, d = backend.of(input._a), input._a.dtype
-    keep = _keep(shape, p).astype(d)
+    keep = (dropped(shape, p, input)._a != 0).astype(input._a.dtype)
     a = 0.0 if p == 1 else 1 / math.sqrt((1 - p) * (1 + p * _SATURATED**2))
-    shift = wrap(be.from_numpy(((1 - keep) * (a * _SATURATED) - a * p * _SATURATED).astype(d)))
-    y = _nn.dropout_mask(input, wrap(be.from_numpy((keep * a).astype(d)))) + shift
+    shift = wrap((1 - keep) * (a * _SATURATED) - a * p * _SATURATED)
+    y = _nn.dropout_mask(input, wrap(keep * a)) + shift
     return input.copy_(y) if inplace else y
 
 

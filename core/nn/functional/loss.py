@@ -11,6 +11,7 @@ import numpy as np
 
 from core import backend
 from core._tensor import Tensor, wrap
+from core.engine import mode
 from core.errors import ArgumentError, DTypeError, ShapeError
 from core.nn.functional._arguments import reduced, reduction_of
 from core.nn.functional.activation import logsigmoid
@@ -456,6 +457,11 @@ def cross_entropy(
                 f"got {target.dtype} of shape {tuple(target.shape)}"
             )
         return _cross_entropy_probabilities(input, target, weight, reduction, label_smoothing, dim)
+    if input._a.ndim == 2 and label_smoothing == 0.0 and backend.of(input._a).fuses_cross_entropy:
+        wide = mode.autocast is not None
+        return _loss.cross_entropy_rows(
+            input, target, weight, ignore_index=ignore_index, reduction=reduction, wide=wide
+        )
     logp = _nn.log_softmax(input, dim=dim)
     loss = _nn.nll_loss(logp, target, weight, ignore_index=ignore_index, reduction=reduction)
     if label_smoothing == 0.0:

@@ -7,6 +7,7 @@ from typing import Any
 
 from core import backend
 from core._tensor import Tensor, wrap
+from core.engine import mode
 from core.errors import ArgumentError, ShapeError
 from core.functions import norm as _norm
 from core.nn.functional._arguments import tuple_of
@@ -27,10 +28,10 @@ def _per_channel(x: Tensor | None, input: Tensor, where: str) -> Any:
     """(C) -> (1, C, 1, …), so that it broadcasts against (N, C, *)"""
     if x is None:
         return None
-    c = input._a.shape[1]
+    c = input.shape[1]
     if x._a.shape != (c,):
         raise ShapeError(f"{where}: expected weights and statistics of shape ({c},), got {tuple(x.shape)}")
-    return x.reshape(1, c, *(1,) * (input._a.ndim - 2))
+    return x.reshape(1, c, *(1,) * (input.ndim - 2))
 
 
 def batch_norm(
@@ -44,15 +45,17 @@ def batch_norm(
     momentum)·running + momentum·batch, with the unbiased variance. Else they are the running ones. Ioffe & Szegedy
     2015.
     """
-    if input._a.ndim < 2:
+    if input.ndim < 2:
         raise ShapeError(f"batch_norm: expected input (N, C, *), got shape {tuple(input.shape)}")
     w, b = (_per_channel(p, input, "batch_norm") for p in (weight, bias))
-    axes = (0, *range(2, input._a.ndim))
-    n = math.prod(input._a.shape[a] for a in axes)
+    axes = (0, *range(2, input.ndim))
+    n = math.prod(input.shape[a] for a in axes)
     if not training:
         if running_mean is None or running_var is None:
             raise ArgumentError("batch_norm: expected running_mean and running_var to be defined when training=False")
         mean, var = _per_channel(running_mean, input, "batch_norm"), _per_channel(running_var, input, "batch_norm")
+        if not (mode.grad and any(t is not None and t._requires_grad for t in (input, w, b))):
+            return _ops.standardize([input, w, b], axes=axes, eps=eps, moments=(mean._a, var._a))
         scale = _pw.rsqrt(var + eps)
         scale = scale if w is None else scale * w
         shift = mean * scale * -1 if b is None else b - mean * scale
@@ -64,7 +67,8 @@ def batch_norm(
     moments = None
     if running_mean is not None and running_var is not None:
         _per_channel(running_mean, input, "batch_norm")
-        moments = backend.of(input._a).moments(input._a, axes)
+        x = input._any_order()
+        moments = backend.of(x).moments(x, axes)
         _follow(running_mean, moments[0].reshape(-1), momentum)
         _follow(running_var, moments[1].reshape(-1) * (n / (n - 1)), momentum)
     return _ops.standardize([input, w, b], axes=axes, eps=eps, moments=moments)

@@ -99,20 +99,21 @@ def _avg_pool(
     elif not ceil_mode and (count_include_pad or not any(pad)):
         y = y / math.prod(k)
     else:
-        y = y / _window_sizes(x, y._a.shape[2:], k, step, pad, count_include_pad)
+        y = y / _window_sizes(x, y.shape[2:], k, step, pad, count_include_pad)
     return _shape.squeeze(y, dim=0) if single else y
 
 
 def _window_sizes(x: Tensor, out: Any, k: Any, stride: Any, padding: Any, count_include_pad: bool) -> Tensor:
     """(*out): how many elements each window holds; the padding counts or not, what lies beyond it never."""
     sizes = np.ones((1,) * len(k))
-    for i, (n, o) in enumerate(zip(x._a.shape[2:], out)):
+    for i, (n, o) in enumerate(zip(x.shape[2:], out)):
         start = np.arange(o) * stride[i] - padding[i]
         end = np.minimum(start + k[i], n + padding[i])
         if not count_include_pad:
             start, end = np.maximum(start, 0), np.minimum(end, n)
         sizes = sizes * (end - start).reshape([-1 if j == i else 1 for j in range(len(k))])
-    return wrap(backend.of(x._a).from_numpy(sizes.astype(x._a.dtype)))
+    a = x._any_order()
+    return wrap(backend.of(a).from_numpy(sizes.astype(a.dtype)))
 
 
 def avg_pool1d(

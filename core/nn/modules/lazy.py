@@ -92,8 +92,6 @@ class LazyModuleMixin:
         self._initialize_hook.remove()
         self._load_hook.remove()
         del self._initialize_hook, self._load_hook
-        if not self._forward_pre_hooks:
-            self._forward_pre_hooks = None
         if self.cls_to_become is not None:
             self.__class__ = self.cls_to_become
 

@@ -20,11 +20,12 @@ from core.nn.parameter import Buffer, Parameter
 _IncompatibleKeys = namedtuple("IncompatibleKeys", ["missing_keys", "unexpected_keys"])
 
 
-# kinds of hooks; each is a dict that is made on first use
+# kinds of hooks: dicts by the handle's number, as programs that look into torch's find them. The last three are notes about
+# hooks: which want the keyword arguments, which want to be called after an error, too
 _HOOKS = (
-    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_state_dict_hooks", "_state_dict_pre_hooks",
-    "_load_state_dict_pre_hooks",
-    "_load_state_dict_post_hooks",
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
+    "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+    "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called",
 )  # fmt: skip
 
 
@@ -32,10 +33,10 @@ class _Everywhere:
     """The hooks of all modules, and `active` once there has been one: a call without hooks looks at nothing else."""
 
     active = False
-    _forward_hooks: dict[int, Any] | None = None
-    _forward_pre_hooks: dict[int, Any] | None = None
-    _backward_hooks: dict[int, Any] | None = None
-    _registration_hooks: dict[int, Any] | None = None
+
+    def __init__(self) -> None:
+        self._registration_hooks: dict[int, Any] = {}
+        self.__dict__.update({name: {} for name in _HOOKS})
 
 
 _everywhere = _Everywhere()
@@ -60,14 +61,14 @@ class Module:
         fields["_buffers"] = {}
         fields["_non_persistent_buffers_set"] = set()
         fields["_modules"] = {}
-        fields.update(dict.fromkeys(_HOOKS))
+        fields.update({name: {} for name in _HOOKS})
         if self.call_super_init:
             super().__init__(*args, **kwargs)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         for name in _HOOKS:  # kinds of hooks that the pickling version did not know
-            self.__dict__.setdefault(name, None)
+            self.__dict__.setdefault(name, {})
         self.__dict__.setdefault("_non_persistent_buffers_set", set())
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -77,22 +78,36 @@ class Module:
     # -- calling -------------------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._forward_pre_hooks is self._forward_hooks is self._backward_hooks is None and not _everywhere.active:
+        if not (
+            self._forward_pre_hooks
+            or self._forward_hooks
+            or self._backward_hooks
+            or self._backward_pre_hooks
+            or _everywhere.active
+        ):
             return self.forward(*args, **kwargs)
-        after = [*(_everywhere._forward_hooks or {}).values(), *(self._forward_hooks or {}).values()]
-        always = [hook for hook in after if hook[2]]
-        if not always:
+        after = self._hooks("_forward_hooks")
+        if not (_everywhere._forward_hooks_always_called or self._forward_hooks_always_called):
             return self._call_with_hooks(args, kwargs, after)
         try:
             return self._call_with_hooks(args, kwargs, after)
         except Exception:  # hooks that want to be called in any case; what was raised comes first
-            for hook, with_kwargs, _ in always:
-                hook(self, args, kwargs, None) if with_kwargs else hook(self, args, None)
+            always = {**_everywhere._forward_hooks_always_called, **self._forward_hooks_always_called}
+            for key, hook, with_kwargs in after:
+                if key in always:
+                    hook(self, args, kwargs, None) if with_kwargs else hook(self, args, None)
             raise
 
-    def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any], after: list[Any]) -> Any:
-        before = [*(_everywhere._forward_pre_hooks or {}).values(), *(self._forward_pre_hooks or {}).values()]
-        for hook, with_kwargs in before:
+    def _hooks(self, kind: str) -> list[tuple[int, Any, bool]]:
+        """(number, hook, whether it wants the keyword arguments): those of all modules, then this one's."""
+        return [
+            (key, hook, key in getattr(owner, kind + "_with_kwargs"))
+            for owner in (_everywhere, self)
+            for key, hook in getattr(owner, kind).items()
+        ]
+
+    def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any], after: list[tuple[int, Any, bool]]) -> Any:
+        for _, hook, with_kwargs in self._hooks("_forward_pre_hooks"):
             if with_kwargs:
                 new = hook(self, args, kwargs)
                 if new is not None:
@@ -101,12 +116,13 @@ class Module:
                 new = hook(self, args)
                 if new is not None:
                     args = new if isinstance(new, tuple) else (new,)
-        backward = [*(_everywhere._backward_hooks or {}).values(), *(self._backward_hooks or {}).values()]
-        watch = _BackwardWatch(self, backward) if backward else None
+        full = [*_everywhere._backward_hooks.values(), *self._backward_hooks.values()]
+        pre = [*_everywhere._backward_pre_hooks.values(), *self._backward_pre_hooks.values()]
+        watch = _BackwardWatch(self, full, pre) if full or pre else None
         if watch is not None:
             args = watch.inputs(args)
         result = self.forward(*args, **kwargs)
-        for hook, with_kwargs, _ in after:
+        for _, hook, with_kwargs in after:
             new = hook(self, args, kwargs, result) if with_kwargs else hook(self, args, result)
             if new is not None:
                 result = new
@@ -114,7 +130,7 @@ class Module:
 
     def register_forward_pre_hook(self, hook: Any, *, prepend: bool = False, with_kwargs: bool = False) -> Handle:
         """`hook(module, args)` runs before `forward` and may return new arguments."""
-        return _register(self, "_forward_pre_hooks", (hook, with_kwargs), prepend)
+        return _register(self, "_forward_pre_hooks", hook, prepend, with_kwargs=with_kwargs)
 
     def register_forward_hook(
         self, hook: Any, *, prepend: bool = False, with_kwargs: bool = False, always_call: bool = False
@@ -122,19 +138,19 @@ class Module:
         """`hook(module, args, output)` runs after `forward` and may return another output; `always_call`: after an
         error, too.
         """
-        return _register(self, "_forward_hooks", (hook, with_kwargs, always_call), prepend)
+        return _register(self, "_forward_hooks", hook, prepend, with_kwargs=with_kwargs, always_called=always_call)
 
     def register_full_backward_hook(self, hook: Any, prepend: bool = False) -> Handle:
         """`hook(module, grad_input, grad_output)` runs when the gradients of the inputs are known and may return
         others.
         """
-        return _register(self, "_backward_hooks", ("full", hook), prepend)
+        return _register(self, "_backward_hooks", hook, prepend)
 
     register_backward_hook = register_full_backward_hook
 
     def register_full_backward_pre_hook(self, hook: Any, prepend: bool = False) -> Handle:
         """`hook(module, grad_output)` runs when the gradients of the outputs are known and may return others."""
-        return _register(self, "_backward_hooks", ("pre", hook), prepend)
+        return _register(self, "_backward_pre_hooks", hook, prepend)
 
     # -- names ---------------------------------------------------------------------------------------------------------
 
@@ -440,7 +456,9 @@ class Module:
                 p._grad.zero_()
 
     def share_memory(self) -> Any:
-        """Nothing to do: processes get copies. Here so that scripts run."""
+        """Move parameters and buffers to memory that other processes see; see `core.multiprocessing.sharing`."""
+        for t in (*self.parameters(), *self.buffers()):
+            t.share_memory_()
         return self
 
     # -- state ---------------------------------------------------------------------------------------------------------
@@ -452,7 +470,7 @@ class Module:
         if destination is None:
             destination = OrderedDict()
             destination._metadata = OrderedDict()
-        for hook in list((self._state_dict_pre_hooks or {}).values()):
+        for hook in list(self._state_dict_pre_hooks.values()):
             hook(self, prefix, keep_vars)
         metadata = {"version": self._version}
         if hasattr(destination, "_metadata"):
@@ -468,7 +486,7 @@ class Module:
         for name, module in self._modules.items():
             if module is not None:
                 module.state_dict(destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
-        for hook in list((self._state_dict_hooks or {}).values()):
+        for hook in list(self._state_dict_hooks.values()):
             new = hook(self, destination, prefix, metadata)
             destination = destination if new is None else new
         return destination
@@ -517,7 +535,7 @@ class Module:
         errors: list[str] = []
         for path, module in self.named_modules(remove_duplicate=False):
             prefix = path + "." if path else ""
-            for hook in list((module._load_state_dict_pre_hooks or {}).values()):
+            for hook in list(module._load_state_dict_pre_hooks.values()):
                 hook(state, prefix, {}, strict, missing, [], errors)
             version = None if metadata is None else metadata.get(path, {}).get("version")
             module._upgrade_state_dict(state, prefix, version)
@@ -561,7 +579,7 @@ class Module:
                 module.set_extra_state(state[key])
         result = _IncompatibleKeys(missing, unexpected)
         for module in self.modules():
-            for hook in list((module._load_state_dict_post_hooks or {}).values()):
+            for hook in list(module._load_state_dict_post_hooks.values()):
                 hook(module, result)
         return result
 
@@ -615,15 +633,18 @@ def _registrable(module: Module, name: str, room: str) -> None:
 
 def _announced(module: Module, name: str, value: Any, kind: str) -> Any:
     """What is about to be registered, after the hooks on registration have seen it; they may return another."""
-    for wanted, hook in list((_everywhere._registration_hooks or {}).values()):
+    for wanted, hook in list(_everywhere._registration_hooks.values()):
         if wanted == kind and value is not None:
             new = hook(module, name, value)
             value = value if new is None else new
     return value
 
 
-def _register(owner: Module | _Everywhere, attribute: str, hook: Any, prepend: bool) -> Handle:
+def _register(owner: Module | _Everywhere, attribute: str, hook: Any, prepend: bool = False, **notes: bool) -> Handle:
     handle = Handle.of(owner, attribute, hook)
+    for note, holds in notes.items():
+        if holds:
+            getattr(owner, f"{attribute}_{note}")[handle.id] = True
     if prepend:
         hooks = handle.hooks
         others = {k: v for k, v in hooks.items() if k != handle.id}
@@ -637,29 +658,29 @@ def _register(owner: Module | _Everywhere, attribute: str, hook: Any, prepend: b
 # ------------------------------------------------------------------------------------------------
 
 
-def _register_everywhere(attribute: str, hook: Any) -> Handle:
+def _register_everywhere(attribute: str, hook: Any, **notes: bool) -> Handle:
     _everywhere.active = True
-    return _register(_everywhere, attribute, hook, False)
+    return _register(_everywhere, attribute, hook, **notes)
 
 
 def register_module_forward_pre_hook(hook: Any) -> Handle:
     """`hook(module, args)` runs before `forward` of every module."""
-    return _register_everywhere("_forward_pre_hooks", (hook, False))
+    return _register_everywhere("_forward_pre_hooks", hook)
 
 
 def register_module_forward_hook(hook: Any, *, with_kwargs: bool = False, always_call: bool = False) -> Handle:
     """`hook(module, args, output)` runs after `forward` of every module."""
-    return _register_everywhere("_forward_hooks", (hook, with_kwargs, always_call))
+    return _register_everywhere("_forward_hooks", hook, with_kwargs=with_kwargs, always_called=always_call)
 
 
 def register_module_full_backward_hook(hook: Any) -> Handle:
     """`hook(module, grad_input, grad_output)` runs when the gradients of the inputs of any module are known."""
-    return _register_everywhere("_backward_hooks", ("full", hook))
+    return _register_everywhere("_backward_hooks", hook)
 
 
 def register_module_full_backward_pre_hook(hook: Any) -> Handle:
     """`hook(module, grad_output)` runs when the gradients of the outputs of any module are known."""
-    return _register_everywhere("_backward_hooks", ("pre", hook))
+    return _register_everywhere("_backward_pre_hooks", hook)
 
 
 register_module_backward_hook = register_module_full_backward_hook
@@ -687,10 +708,10 @@ def register_module_module_registration_hook(hook: Any) -> Handle:
 class _BackwardWatch:
     """One call of a module with backward hooks: identity functions at its inputs and outputs see the gradients pass."""
 
-    def __init__(self, module: Module, hooks: list[tuple[str, Any]]):
+    def __init__(self, module: Module, full: list[Any], pre: list[Any]):
         self.module = module
-        self.full = [h for kind, h in hooks if kind == "full"]
-        self.pre = [h for kind, h in hooks if kind == "pre"]
+        self.full = full
+        self.pre = pre
         self.grad_output: tuple[Any, ...] = ()
         self.watching_inputs = False
 

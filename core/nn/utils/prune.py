@@ -108,7 +108,7 @@ class BasePruningMethod(ABC):
 
 
 def _hook_of(module: Module, name: str) -> tuple[int, BasePruningMethod] | None:
-    for key, (hook, _) in (module._forward_pre_hooks or {}).items():
+    for key, hook in module._forward_pre_hooks.items():
         if isinstance(hook, BasePruningMethod) and hook._tensor_name == name:
             return key, hook
     return None
@@ -360,5 +360,5 @@ def is_pruned(module: Module) -> bool:
     return any(
         isinstance(hook, BasePruningMethod)
         for m in module.modules()
-        for hook, _ in (m._forward_pre_hooks or {}).values()
+        for hook in m._forward_pre_hooks.values()
     )

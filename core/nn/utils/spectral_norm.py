@@ -42,7 +42,7 @@ class SpectralNorm:
 
 
 def _hook_of(module: Module, name: str) -> tuple[int, SpectralNorm] | None:
-    for key, (hook, _) in (module._forward_pre_hooks or {}).items():
+    for key, hook in module._forward_pre_hooks.items():
         if isinstance(hook, SpectralNorm) and hook.name == name:
             return key, hook
     return None

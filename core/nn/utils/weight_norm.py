@@ -27,7 +27,7 @@ class WeightNorm:
 
 
 def _hook_of(module: Module, name: str) -> tuple[int, WeightNorm] | None:
-    for key, (hook, _) in (module._forward_pre_hooks or {}).items():
+    for key, hook in module._forward_pre_hooks.items():
         if isinstance(hook, WeightNorm) and hook.name == name:
             return key, hook
     return None

@@ -4,10 +4,10 @@ Order and random numbers are PyTorch's: each `iter` of a loader draws a base see
 default the default stream), a shuffling sampler draws its own when the first batch is asked for, and the random state
 afterwards is the same.
 With workers, `prefetch_factor` batches per worker are under way; tensors come back through shared memory
-(`_utils.channel`).
+(`_utils.channel`). With `pin_memory` and a GPU each batch is handed out in pinned memory, so that
+`.to("cuda", non_blocking=True)` copies it while the host goes on; without a GPU that does nothing.
 `multiprocessing_context=None` is Python's default start method (fork on Linux up to Python 3.13); what must not be
-used after a fork is in `_utils.worker`. Not here: sharing samples among ranks (a sampler does that); `pin_memory` is
-accepted and does nothing.
+used after a fork is in `_utils.worker`. Not here: sharing samples among ranks (a sampler does that).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from core import rng
 from core.errors import ArgumentError, DTypeError
 from core.utils.data._utils.collate import default_collate, default_convert
 from core.utils.data._utils.fetch import fetcher
+from core.utils.data._utils.pin import pinned
 from core.utils.data._utils.pool import Pool
 from core.utils.data._utils.worker import RESUME, Ended, Failure, Job, WorkerError, get_worker_info
 from core.utils.data.dataset import IterableDataset
@@ -48,7 +49,7 @@ class DataLoader(Generic[T_co]):
     worker, after seeding. prefetch_factor: batches under way per worker, 2 if not given. persistent_workers: keep the
     workers from epoch to epoch.
     in_order=False: take batches as they are ready. generator: where seeds and shuffling come from.
-    pin_memory, pin_memory_device: accepted, without effect.
+    pin_memory: hand batches out in pinned memory, where there is a GPU. pin_memory_device: accepted; all of them read it.
     """
 
     def __init__(
@@ -240,6 +241,7 @@ class _BaseDataLoaderIter:
         self._dataset = loader.dataset
         self._announced = loader._announced
         self._num_yielded = 0
+        self._pin = bool(loader.pin_memory)
 
     def __iter__(self) -> _BaseDataLoaderIter:
         return self
@@ -249,6 +251,8 @@ class _BaseDataLoaderIter:
 
     def __next__(self) -> Any:
         batch = self._next_data()
+        if self._pin:
+            batch = pinned(batch)
         self._num_yielded += 1
         if self._announced is not None and self._num_yielded > self._announced:
             warnings.warn(

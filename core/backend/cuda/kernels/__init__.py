@@ -27,6 +27,7 @@ SOURCES: dict[str, tuple[tuple[str, str], ...]] = {
     "embedding": tuple((t, w) for t in FLOATS for w in ("int64", "int32")),
     "optimizers": _SAME,
     "philox": _SAME,
+    "recurrent": _SAME,
     **{f"pointwise.{name}": _SAME for name in pointwise.ROWS},
 }
 

@@ -10,6 +10,19 @@ KERNEL row_moments(A *mean, A *var, const T *x, int n) {
   if (threadIdx.x == 0) mean[blockIdx.x] = mu, var[blockIdx.x] = squares;
 }
 
+// All of layer norm: y = (x − mean)·rstd·w + b, mean and rstd = 1/√(var + eps); w and b may be null.
+KERNEL row_norm(T *y, A *mean, A *rstd, const T *x, const W *w, const W *b, int n, A eps) {
+  long long row = blockIdx.x;
+  x += row * n, y += row * n;
+  A sum = 0, squares = 0;
+  for (int i = threadIdx.x; i < n; i += blockDim.x) sum += A(x[i]);
+  A mu = block_sum(sum) / n;
+  for (int i = threadIdx.x; i < n; i += blockDim.x) squares += (A(x[i]) - mu) * (A(x[i]) - mu);
+  A r = A(1) / sqrt(block_sum(squares) / n + eps);
+  for (int i = threadIdx.x; i < n; i += blockDim.x) y[i] = T((A(x[i]) - mu) * r * (w ? A(w[i]) : A(1)) + (b ? A(b[i]) : A(0)));
+  if (threadIdx.x == 0) mean[row] = mu, rstd[row] = r;
+}
+
 // y = (x − mean)·rstd·w + b; w and b may be null.
 KERNEL row_standardize(T *y, const T *x, const W *w, const W *b, const A *mean, const A *rstd, int n) {
   long long row = blockIdx.x;

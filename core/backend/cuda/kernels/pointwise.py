@@ -50,7 +50,18 @@ ROWS: dict[str, Row] = {
     "leaky_relu.x": Row("g y", "y > A(0) ? g : g * negative_slope", "negative_slope"),
     "hardswish": Row("x", "x * fmin(fmax(x + A(3), A(0)), A(6)) / A(6)"),
     "hardswish.x": Row("g x", "x < A(-3) ? A(0) : x > A(3) ? g : g * (x / A(3) + A(0.5))"),
+    "hardsigmoid": Row("x", "x < A(-3) ? A(0) : x > A(3) ? A(1) : x / A(6) + A(0.5)"),
+    "hardsigmoid.x": Row("g x", "x > A(-3) && x < A(3) ? g / A(6) : A(0)"),
+    "hardtanh": Row("x", "x < lo ? lo : x > hi ? hi : x", "lo hi"),
+    "hardtanh.x": Row("g y", "y > lo && y < hi ? g : A(0)", "lo hi"),
+    # losses
+    "bce_with_logits": Row("x y", "(x > A(0) ? x : A(0)) - x * y + log1p(exp(x > A(0) ? -x : x))"),
+    "bce_with_logits.x": Row("g x y", "g * (sigmoid(x) - y)"),
+    "huber": Row("x", "a = x < A(0) ? -x : x; a <= delta ? x * x * A(0.5) : (a - A(0.5) * delta) * delta", "delta"),
+    "huber.x": Row("g x", "g * (x > delta ? delta : x < -delta ? -delta : x)", "delta"),
     # chains
+    "rstd": Row("x", "A(1) / sqrt(x + eps)", "eps"),
+    "axpby": Row("x y", "a * x + b * y", "a b"),
     "bias_gelu": Row("x b", "z = x + b; z * cdf(z)"),
     "bias_gelu_tanh": Row("x b", "z = x + b; A(0.5) * z * (A(1) + gelu_inner(z))"),
     "swiglu": Row("x y", "x * sigmoid(x) * y"),

@@ -75,6 +75,20 @@ KERNEL cross_entropy(A *loss, A *lse, const T *x, const long long *target, const
   }
 }
 
+// out = Σ loss, over the weights of what is not ignored if `mean`; total = those weights. One block, loss of type A.
+KERNEL cross_entropy_total(A *out, A *total, const A *loss, const long long *target, const A *w, int rows, int n, long long ignored,
+                           int mean) {
+  A sum = 0, weights = 0;
+  for (int i = threadIdx.x; i < rows; i += blockDim.x) {
+    long long t = target[i];
+    sum += loss[i];
+    if (t != ignored) weights += w && t >= 0 && t < n ? w[t] : A(1);
+  }
+  sum = block_sum(sum);
+  weights = block_sum(weights);
+  if (threadIdx.x == 0) *out = mean ? sum / weights : sum, *total = weights;
+}
+
 // dx = (softmax − onehot(t))·w[t]·g, with one g for each row or (step 0) one for all, divided by *total if there is one.
 KERNEL cross_entropy_grad(T *dx, const T *x, const A *lse, const long long *target, const A *w, const A *g, int step, const A *total,
                           int n, long long ignored) {

@@ -1,0 +1,550 @@
+"""oneDNN on images, (N, C, *): convolution, pooling, batch normalisation, the rectifier, and the order in memory.
+
+Contract: that of `kernels`, except that results lie in C order or channels-last, (N, *, C) in memory, whichever is the faster; what
+comes in may lie in either. Channels-last is what oneDNN computes batch normalisation in many times as fast as in C order, and
+convolutions as fast as in layouts of its own that NumPy could not hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from core.backend.onednn import library as c
+from core.backend.onednn.kernels import _DTYPES, Ints, _as_it_lies, _finite, _fits, _seen, channels_last, flat, matmul
+from core.backend.onednn.library import Handle, OneDNNError
+from core.backend.onednn.primitives import Builder, Call, cached, dims, packed_strides, strides_of
+
+# -- order in memory ---------------------------------------------------------------------------------------------------
+
+
+def _channels_last(shape: Ints) -> list[int]:
+    """Strides in elements of (N, C, *size) that lies as (N, *size, C)."""
+    n, channels, *size = shape
+    inner = [s * channels for s in packed_strides(tuple(size))]
+    return [math.prod(size) * channels, 1, *inner]
+
+
+def lies_channels_last(x: np.ndarray) -> bool:
+    """Whether (N, C, *size) lies as (N, *size, C), and not in C order, too."""
+    return x.ndim > 2 and x.shape[1] > 1 and not x.flags.c_contiguous and channels_last(x).flags.c_contiguous
+
+
+def _empty(shape: Ints, dtype: Any, last: bool) -> np.ndarray:
+    if not last:
+        return np.empty(shape, dtype)
+    n, channels, *size = shape
+    return np.empty((n, *size, channels), dtype).transpose(0, -1, *range(1, len(shape) - 1))
+
+
+def in_c_order(x: np.ndarray) -> np.ndarray | None:
+    """A copy of x, which lies channels-last, in C order"""
+    if not _fits(x) or not lies_channels_last(x):
+        return None
+    y = np.empty(x.shape, x.dtype)
+    return y if _reorder(x, y) else None
+
+
+def cast(x: np.ndarray, dtype: Any) -> np.ndarray | None:
+    """float32 to bfloat16 or back, rounded to nearest even; the order in memory stays"""
+    if not x.size or x.dtype not in _DTYPES or dtype not in _DTYPES:
+        return None
+    y = np.empty_like(x, dtype=dtype)
+    if x.flags.c_contiguous or lies_channels_last(x):
+        return y if _reorder(flat(x), flat(y)) else None
+    return y if x.ndim <= 5 and strides_of(x) is not None and _reorder(x, y) else None
+
+
+def _reorder(x: np.ndarray, y: np.ndarray) -> bool:
+    def build(b: Builder) -> Call:
+        xd, yd = _as_it_lies(b, x), _as_it_lies(b, y)
+        return b.call(b.reorder(xd.value, yd.value), {c.SRC: xd}, {c.DST: yd})
+
+    call = cached(("reorder", x.shape, x.strides, x.dtype, y.strides, y.dtype), build)
+    if call is not None:
+        call(x, y)
+    return call is not None
+
+
+# -- convolution -------------------------------------------------------------------------------------------------------
+
+
+# Below so many input channels a blocked gradient for the input is mostly padding (blocks hold 16), and a plain product wins.
+_FEW_CHANNELS = 4
+# Channels-last is as fast as oneDNN's own blocked layouts from one block of channels on, and is an order that NumPy can hold, so that
+# results stay in it from layer to layer; below, blocks are mostly padding, and C order is best.
+_BLOCK = 16
+# Elements of a weight from which on its gradient is one product over all samples instead of a sum over them, of columns that must not
+# be too many.
+_LARGE_WEIGHT, _COLUMNS = 1 << 20, 1 << 24
+
+
+class _Convolution(NamedTuple):
+    """What the three products of a convolution share."""
+
+    x_shape: Ints
+    w_shape: Ints
+    y_shape: Ints
+    dtype: int
+    stride: Ints
+    padding: Ints
+    dilation: Ints
+    groups: int
+
+    def places(self) -> list[Any]:
+        return [dims(self.stride), dims([d - 1 for d in self.dilation]), dims(self.padding), dims(self.padding)]
+
+    def grouped(self) -> Ints:
+        """The weight's shape as oneDNN wants it."""
+        k, c, *size = self.w_shape
+        return self.w_shape if self.groups == 1 else (self.groups, k // self.groups, c, *size)
+
+    def by_weight(self) -> bool:
+        """Whether the weight is what most of the time goes to: then its blocked layout pays, and that of the images is a trifle."""
+        return math.prod(self.w_shape) > math.prod(self.x_shape)
+
+    def few_places(self) -> bool:
+        """Whether samples have so few places that the gradient for the weight had better go over all samples at each of them.
+
+        Measured: in bfloat16 1.1 to 2 times as fast, in float32 where the weight is large and there are half a block of samples.
+        """
+        places = math.prod(self.y_shape[2:])
+        if self.dtype == c.BF16:
+            return places <= 64
+        return places <= 16 and math.prod(self.w_shape) >= _LARGE_WEIGHT // 4 and 2 * self.x_shape[0] >= _BLOCK
+
+    def outgrows_caches(self) -> bool:
+        """Whether the weight's gradient, added to by each sample, would go to memory and back each time."""
+        return math.prod(self.w_shape) >= _LARGE_WEIGHT
+
+    def inside(self, b: Builder, last: bool) -> tuple[Handle, Handle, Handle]:
+        """x, w and y inside of the primitive: channels-last, or in the layouts that it likes best."""
+        w = b.any(self.grouped(), self.dtype)
+        if not last:
+            return b.any(self.x_shape, self.dtype), w, b.any(self.y_shape, self.dtype)
+        x = b.strided(self.x_shape, self.dtype, _channels_last(self.x_shape))
+        return x, w, b.strided(self.y_shape, self.dtype, _channels_last(self.y_shape))
+
+
+def _either(last: bool, build: Callable[[bool], Call]) -> Call:
+    """What is built channels-last, or where there is no such primitive, in the layouts that it likes best."""
+    if last:
+        try:
+            return build(True)
+        except OneDNNError as error:
+            if error.status != c.UNIMPLEMENTED:
+                raise
+    return build(False)
+
+
+def conv(
+    x: np.ndarray,
+    w: np.ndarray,
+    bias: np.ndarray | None,
+    out: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    groups: int,
+) -> np.ndarray | None:
+    """(N, C, *in), (K, C/G, *k), (K) -> (N, K, *out)"""
+    if not _fits(x, w) or (bias is not None and bias.dtype != x.dtype):
+        return None
+    w, x = np.ascontiguousarray(w), _seen(x)
+    it = _Convolution(
+        x.shape, w.shape, (x.shape[0], w.shape[0], *out), _DTYPES[x.dtype], stride, padding, dilation, groups
+    )
+    last = w.shape[0] >= _BLOCK or lies_channels_last(x)
+    if bias is not None:
+        bias = np.ascontiguousarray(bias)
+    y = _empty(it.y_shape, x.dtype, last)
+
+    def build(b: Builder) -> Call:
+        bd = None if bias is None else b.packed(bias.shape, it.dtype)
+
+        def inside(last: bool) -> Call:
+            xd, wd, yd = it.inside(b, last)
+            d = b.descriptor("convolution_forward", c.TRAINING, c.DIRECT, xd, wd, bd, yd, *it.places())
+            inputs = {c.SRC: _as_it_lies(b, x), c.WEIGHTS: b.packed(it.grouped(), it.dtype)}
+            return b.call(d, inputs if bd is None else {**inputs, c.BIAS: bd}, {c.DST: _as_it_lies(b, y)})
+
+        return _either(last and not it.by_weight(), inside)
+
+    call = cached(("conv", it, x.strides, last, bias is None), build)
+    if call is None:
+        return None
+    if bias is None:
+        call(x, w, y)
+    else:
+        call(x, w, bias, y)
+    return y
+
+
+def conv_input_grad(
+    g: np.ndarray, w: np.ndarray, x_shape: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int
+) -> np.ndarray | None:
+    """(N, K, *out), (K, C/G, *k) -> (N, C, *in)"""
+    if not _fits(g, w) or not math.prod(x_shape):
+        return None
+    w, g = np.ascontiguousarray(w), _seen(g)
+    it = _Convolution(x_shape, w.shape, g.shape, _DTYPES[g.dtype], stride, padding, dilation, groups)
+    last = x_shape[1] >= _BLOCK
+    few = w.shape[1] < _FEW_CHANNELS <= w.shape[0]
+    dx = _empty(x_shape, g.dtype, last)
+
+    def build(b: Builder) -> Call:
+        def inside(last: bool) -> Call:
+            xd, wd, yd = it.inside(b, last)
+            if few:
+                xd, yd = b.packed(x_shape, it.dtype), b.packed(g.shape, it.dtype)
+            d = b.descriptor("convolution_backward_data", c.DIRECT, xd, wd, yd, *it.places(), None)
+            inputs = {c.DIFF + c.DST: _as_it_lies(b, g), c.WEIGHTS: b.packed(it.grouped(), it.dtype)}
+            return b.call(d, inputs, {c.DIFF + c.SRC: _as_it_lies(b, dx)})
+
+        return _either(last and not it.by_weight(), inside)
+
+    call = cached(("conv_input_grad", it, g.strides), build)
+    if call is None:
+        return None
+    call(g, w, dx)
+    return dx
+
+
+def conv_weight_grad(
+    g: np.ndarray, x: np.ndarray, w_shape: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int
+) -> np.ndarray | None:
+    """(N, K, *out), (N, C, *in) -> (K, C/G, *k)"""
+    if not _fits(g, x) or not math.prod(w_shape):
+        return None
+    it = _Convolution(x.shape, w_shape, g.shape, _DTYPES[g.dtype], stride, padding, dilation, groups)
+    g, x = _seen(g), _seen(x)
+    ways = [_weight_grad_in_other_roles] * it.few_places() + [_weight_grad_by_columns] * it.outgrows_caches()
+    for way in ways if groups == 1 else []:
+        dw = way(g, x, it)
+        if dw is not None:
+            return dw
+    last = lies_channels_last(x) or lies_channels_last(g)
+
+    def build(b: Builder) -> Call:
+        def inside(last: bool) -> Call:
+            xd, wd, yd = it.inside(b, last)
+            d = b.descriptor("convolution_backward_weights", c.DIRECT, xd, wd, None, yd, *it.places(), None)
+            inputs = {c.DIFF + c.DST: _as_it_lies(b, g), c.SRC: _as_it_lies(b, x)}
+            return b.call(d, inputs, {c.DIFF + c.WEIGHTS: b.packed(it.grouped(), it.dtype)})
+
+        return _either(last, inside)
+
+    call = cached(("conv_weight_grad", it, g.strides, x.strides), build)
+    if call is None:
+        return None
+    dw = np.empty(w_shape, g.dtype)
+    call(g, x, dw)
+    return dw
+
+
+def _weight_grad_in_other_roles(g: np.ndarray, x: np.ndarray, it: _Convolution) -> np.ndarray | None:
+    """The gradient for the weight as a convolution of x by g, in which samples are channels and channels samples: dw[k, c, i] is
+    Σ g[n, k, o]·x[n, c, o·stride + i·dilation − padding] over n and o. None where places at the end of x meet no output."""
+    places = zip(it.w_shape[2:], it.y_shape[2:], it.x_shape[2:], it.stride, it.padding, it.dilation)
+    right = [(k - 1) * d + (o - 1) * s + 1 - n - p for k, o, n, s, p, d in places]
+    if min(right) < 0:
+        return None
+    dw = np.empty(it.w_shape, g.dtype)
+    arrays = [a.swapaxes(0, 1) for a in (x, g, dw)]
+
+    def build(b: Builder) -> Call:
+        src, weights, dst = (b.any(a.shape, it.dtype) for a in arrays)
+        steps = [dims(it.dilation), dims([s - 1 for s in it.stride]), dims(it.padding), dims(right)]
+        d = b.descriptor("convolution_forward", c.TRAINING, c.DIRECT, src, weights, None, dst, *steps)
+        xd, gd, wd = (_as_it_lies(b, a) for a in arrays)
+        return b.call(d, {c.SRC: xd, c.WEIGHTS: gd}, {c.DST: wd})
+
+    call = cached(("weight_grad_in_other_roles", it, g.strides, x.strides), build)
+    if call is None:
+        return None
+    call(*arrays)
+    return dw
+
+
+def _weight_grad_by_columns(g: np.ndarray, x: np.ndarray, it: _Convolution) -> np.ndarray | None:
+    """The gradient for the weight as (K, N·out) @ (N·out, C·k); None where there are too many columns."""
+    channels, k = it.x_shape[1], it.w_shape[2:]
+    n, out = it.y_shape[0], it.y_shape[2:]
+    length = n * math.prod(out)
+    if channels * math.prod(k) * length > _COLUMNS:
+        return None
+    room = [i + 2 * p for i, p in zip(it.x_shape[2:], it.padding)]
+    padded = np.zeros((channels, n, *room), x.dtype)
+    inner: Any = (..., *(slice(p, p + i) for p, i in zip(it.padding, it.x_shape[2:])))
+    padded[inner] = x.swapaxes(0, 1)
+    c_step, n_step, *steps = padded.strides
+    windows = np.lib.stride_tricks.as_strided(
+        padded, (channels, *k, n, *out),
+        (c_step, *(s * d for s, d in zip(steps, it.dilation)), n_step, *(s * t for s, t in zip(steps, it.stride))),
+    )  # fmt: skip
+    dw = matmul(g.swapaxes(0, 1).reshape(-1, length), windows.reshape(-1, length).T)
+    return None if dw is None else dw.reshape(it.w_shape)
+
+
+# -- pooling -----------------------------------------------------------------------------------------------------------
+
+
+def max_pool(
+    x: np.ndarray, k: Ints, out: Ints, stride: Ints, padding: Ints, dilation: Ints
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """(N, C, *in) -> (N, C, *out) and, per output, the number of the kernel offset that won. Only what is finite: oneDNN drops NaN."""
+    if not _fits(x) or math.prod(k) > 255 or not _finite(x):
+        return None
+    call = _pool(c.MAX, x, out, k, stride, padding, dilation)
+    if call is None:
+        return None
+    last = lies_channels_last(x)
+    y, won = (_empty((*x.shape[:2], *out), d, last) for d in (x.dtype, np.uint8))
+    call(_either_order(x), y, won)
+    return y, won
+
+
+def max_pool_grad(
+    g: np.ndarray, won: np.ndarray, x_shape: Ints, k: Ints, stride: Ints, padding: Ints, dilation: Ints
+) -> np.ndarray | None:
+    """(N, C, *out) -> (N, C, *in): each output's gradient goes to the input that won"""
+    if not _fits(g) or won.dtype != np.uint8 or not math.prod(x_shape):
+        return None
+    last = lies_channels_last(won)
+    g, won = _in_order(g, last), _in_order(won, last)
+    call = _pool_grad(c.MAX, x_shape, g, last, k, stride, padding, dilation)
+    if call is None:
+        return None
+    dx = _empty(x_shape, g.dtype, last)
+    call(g, won, dx)
+    return dx
+
+
+def sum_pool(x: np.ndarray, k: Ints, out: Ints, stride: Ints, padding: Ints) -> np.ndarray | None:
+    """(N, C, *in) -> (N, C, *out): the sum of each window, padding counted as zeros"""
+    if not _fits(x):
+        return None
+    call = _pool(c.AVERAGE, x, out, k, stride, padding, (1,) * len(k))
+    if call is None:
+        return None
+    y = _empty((*x.shape[:2], *out), x.dtype, lies_channels_last(x))
+    call(_either_order(x), y)
+    y *= x.dtype.type(math.prod(k))
+    return y
+
+
+def sum_pool_grad(g: np.ndarray, x_shape: Ints, k: Ints, stride: Ints, padding: Ints) -> np.ndarray | None:
+    """(N, C, *out) -> (N, C, *in): the transpose of `sum_pool`"""
+    if not _fits(g) or not math.prod(x_shape):
+        return None
+    last = lies_channels_last(g)
+    call = _pool_grad(c.AVERAGE, x_shape, g, last, k, stride, padding, (1,) * len(k))
+    if call is None:
+        return None
+    dx = _empty(x_shape, g.dtype, last)
+    call(_in_order(g, last), dx)
+    dx *= g.dtype.type(math.prod(k))
+    return dx
+
+
+def _either_order(x: np.ndarray) -> np.ndarray:
+    return x if lies_channels_last(x) else np.ascontiguousarray(x)
+
+
+def _in_order(x: np.ndarray, last: bool) -> np.ndarray:
+    """x, or a copy that lies as is said"""
+    if not last:
+        return np.ascontiguousarray(x)
+    if lies_channels_last(x):
+        return x
+    y = _empty(x.shape, x.dtype, True)
+    y[...] = x
+    return y
+
+
+def _ordered(b: Builder, shape: Ints, dtype: int, last: bool) -> Handle:
+    return b.strided(shape, dtype, _channels_last(shape)) if last else b.packed(shape, dtype)
+
+
+def _pool(
+    algorithm: int, x: np.ndarray, out: Ints, k: Ints, stride: Ints, padding: Ints, dilation: Ints
+) -> Call | None:
+    x_shape, y_shape, dtype, last = x.shape, (*x.shape[:2], *out), _DTYPES[x.dtype], lies_channels_last(x)
+
+    def build(b: Builder) -> Call:
+        xd, yd = _ordered(b, x_shape, dtype, last), _ordered(b, y_shape, dtype, last)
+        windows = _windows(x_shape[2:], k, y_shape[2:], stride, padding, dilation)
+        outputs = {c.DST: yd}
+        if algorithm == c.MAX:
+            outputs[c.WORKSPACE] = _ordered(b, y_shape, c.U8, last)
+        return b.call(b.descriptor("pooling_forward", c.TRAINING, algorithm, xd, yd, *windows), {c.SRC: xd}, outputs)
+
+    return cached(("pool", algorithm, x_shape, y_shape, k, stride, padding, dilation, dtype, last), build)
+
+
+def _pool_grad(
+    algorithm: int, x_shape: Ints, g: np.ndarray, last: bool, k: Ints, stride: Ints, padding: Ints, dilation: Ints
+) -> Call | None:
+    y_shape, dtype = g.shape, _DTYPES[g.dtype]
+
+    def build(b: Builder) -> Call:
+        xd, yd = _ordered(b, x_shape, dtype, last), _ordered(b, y_shape, dtype, last)
+        windows = _windows(x_shape[2:], k, y_shape[2:], stride, padding, dilation)
+        forward = b.descriptor("pooling_forward", c.TRAINING, algorithm, xd, yd, *windows)
+        inputs = {c.DIFF + c.DST: yd}
+        if algorithm == c.MAX:
+            inputs[c.WORKSPACE] = _ordered(b, y_shape, c.U8, last)
+        backward = b.descriptor("pooling_backward", algorithm, xd, yd, *windows, forward)
+        return b.call(backward, inputs, {c.DIFF + c.SRC: xd})
+
+    return cached(("pool_grad", algorithm, x_shape, y_shape, k, stride, padding, dilation, dtype, last), build)
+
+
+def _windows(size: Ints, k: Ints, out: Ints, stride: Ints, padding: Ints, dilation: Ints) -> list[Any]:
+    """Strides, kernel, dilation and both paddings; the right one reaches as far as the last window."""
+    right = [(o - 1) * s + (n - 1) * d + 1 - i - p for o, s, n, d, i, p in zip(out, stride, k, dilation, size, padding)]
+    return [dims(stride), dims(k), dims([d - 1 for d in dilation]), dims(padding), dims(right)]
+
+
+# -- batch normalisation -----------------------------------------------------------------------------------------------
+# Inside, (N, C, *) is an image of one row, (1, C, 1, N·size), channels-last. oneDNN takes a variance and adds eps; we pass 1/rstd² and
+# no eps, since rstd is what is kept. Moments and the gradients for w and b are float32.
+
+_AFFINE = c.USE_SCALE | c.USE_SHIFT
+
+
+def channel_moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and (biased) variance of each channel of (N, C, *), both (C)"""
+    rows = _rows(x)
+    if rows is None:
+        return None
+    channels, dtype = rows[1], _DTYPES[x.dtype]
+
+    def build(b: Builder) -> Call:
+        d, s = _image(b, rows, dtype), b.packed((channels,), c.F32)
+        p = b.descriptor("batch_normalization_forward", c.TRAINING, d, d, 0.0, 0)
+        return b.call(p, {c.SRC: d}, {c.DST: d, c.MEAN: s, c.VARIANCE: s})
+
+    call = cached(("channel_moments", rows, dtype), build)
+    if call is None:
+        return None
+    mean, variance = np.empty(channels, np.float32), np.empty(channels, np.float32)
+    call(x, np.empty(x.size, x.dtype), mean, variance)
+    return mean, variance
+
+
+def normalize_channels(
+    x: np.ndarray, w: np.ndarray, b: np.ndarray, mean: np.ndarray, rstd: np.ndarray
+) -> np.ndarray | None:
+    """(x − mean)·rstd·w + b; all but x are float32 (C)"""
+    rows = _rows(x)
+    if rows is None:
+        return None
+    dtype = _DTYPES[x.dtype]
+
+    def build(bu: Builder) -> Call:
+        d, s = _image(bu, rows, dtype), bu.packed((rows[1],), c.F32)
+        p = bu.descriptor("batch_normalization_forward", c.INFERENCE, d, d, 0.0, _AFFINE | c.USE_GLOBAL_STATS)
+        return bu.call(p, {c.SRC: d, c.MEAN: s, c.VARIANCE: s, c.SCALE: s, c.SHIFT: s}, {c.DST: d})
+
+    call = cached(("normalize_channels", rows, dtype), build)
+    if call is None:
+        return None
+    y = _empty(x.shape, x.dtype, lies_channels_last(x))
+    call(x, mean, np.square(1 / rstd), w, b, y)
+    return y
+
+
+def normalize_channels_grad(
+    g: np.ndarray, x: np.ndarray, w: np.ndarray, mean: np.ndarray, rstd: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Gradients for x, w and b, the moments being those of x"""
+    rows = _rows(x)
+    if rows is None or not _fits(g, x):
+        return None
+    dtype, g = _DTYPES[x.dtype], _seen(g)
+    if _rows(g) is None:
+        g = _in_order(g, True)
+
+    def build(b: Builder) -> Call:
+        d, s = _image(b, rows, dtype), b.packed((rows[1],), c.F32)
+        forward = b.descriptor("batch_normalization_forward", c.TRAINING, d, d, 0.0, _AFFINE)
+        p = b.descriptor("batch_normalization_backward", c.BACKWARD, d, d, d, 0.0, _AFFINE, forward)
+        inputs = {c.DIFF + c.DST: d, c.SRC: d, c.MEAN: s, c.VARIANCE: s, c.SCALE: s}
+        return b.call(p, inputs, {c.DIFF + c.SRC: d, c.DIFF_SCALE: s, c.DIFF_SHIFT: s})
+
+    call = cached(("normalize_channels_grad", rows, dtype), build)
+    if call is None:
+        return None
+    dx = _empty(x.shape, x.dtype, lies_channels_last(x))
+    dw, db = np.empty(rows[1], np.float32), np.empty(rows[1], np.float32)
+    call(g, x, mean, np.square(1 / rstd), w, dx, dw, db)
+    return dx, dw, db
+
+
+def _rows(x: np.ndarray) -> tuple[int, int] | None:
+    """(N·size, C) if each sample's every place has its channels side by side, else None."""
+    if not _fits(x) or not (lies_channels_last(x) or (x.flags.c_contiguous and (x.ndim == 2 or x[0, 0].size == 1))):
+        return None
+    return x.size // x.shape[1], x.shape[1]
+
+
+def _image(b: Builder, rows: tuple[int, int], dtype: int) -> Handle:
+    shape = (1, rows[1], 1, rows[0])
+    return b.strided(shape, dtype, _channels_last(shape))
+
+
+# -- sums --------------------------------------------------------------------------------------------------------------
+
+
+def add(x: np.ndarray, y: np.ndarray, out: np.ndarray | None) -> np.ndarray | None:
+    """x + y of one shape and one order in memory, into `out` if given"""
+    last = lies_channels_last(x)
+    if (
+        x.shape != y.shape or x.strides != y.strides or x.dtype not in _DTYPES or y.dtype != x.dtype
+        or not (last or x.flags.c_contiguous)
+    ):  # fmt: skip
+        return None
+    if out is None:
+        out = _empty(x.shape, x.dtype, last)
+    elif out.dtype != x.dtype or out.shape != x.shape or out.strides != x.strides:
+        return None
+    size, dtype = x.size, _DTYPES[x.dtype]
+
+    def build(b: Builder) -> Call:
+        d = b.packed((size,), dtype)
+        return b.call(b.descriptor("binary", c.ADD, d, d, d), {c.SRC: d, c.SRC + 1: d}, {c.DST: d})
+
+    call = cached(("add", size, dtype), build)
+    if call is None:
+        return None
+    call(x, y, out)
+    return out
+
+
+# -- rectifier ---------------------------------------------------------------------------------------------------------
+
+
+def relu(x: np.ndarray, out: np.ndarray | None) -> np.ndarray | None:
+    """max(x, 0), into `out` if given. Only what is finite: oneDNN drops NaN."""
+    last = lies_channels_last(x)
+    if x.dtype not in _DTYPES or not x.size or not (last or x.flags.c_contiguous) or not _finite(x):
+        return None
+    if out is None:
+        out = _empty(x.shape, x.dtype, last)
+    elif out.dtype != x.dtype or out.shape != x.shape or out.strides != x.strides:
+        return None
+    size, dtype = x.size, _DTYPES[x.dtype]
+
+    def build(b: Builder) -> Call:
+        d = b.packed((size,), dtype)
+        return b.call(b.descriptor("eltwise_forward", c.TRAINING, c.RELU, d, d, 0.0, 0.0), {c.SRC: d}, {c.DST: d})
+
+    call = cached(("relu", size, dtype), build)
+    if call is None:
+        return None
+    call(x, out)
+    return out

@@ -1,0 +1,56 @@
+"""The Laplace distribution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import core
+from core._tensor import Tensor
+from core.distributions import constraints
+from core.distributions.distribution import Distribution
+from core.distributions.utils import broadcast_all
+
+
+class Laplace(Distribution):
+    """e^(−|x − loc|/scale) / (2·scale)"""
+
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
+    support = constraints.real
+    has_rsample = True
+
+    def __init__(self, loc: Any, scale: Any, validate_args: bool | None = None):
+        self.loc, self.scale = broadcast_all(loc, scale)
+        super().__init__(self.loc.shape, (), validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    mode = mean
+
+    @property
+    def variance(self) -> Tensor:
+        return 2 * self.scale.pow(2)
+
+    @property
+    def stddev(self) -> Tensor:
+        return (2**0.5) * self.scale
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        u = self.loc.new_empty(self._extended_shape(sample_shape)).uniform_(core.finfo(self.loc.dtype).eps - 1, 1)
+        return self.loc - self.scale * u.sign() * core.log1p(-u.abs())
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        self._validate_sample(value)
+        return -core.log(2 * self.scale) - core.abs(value - self.loc) / self.scale
+
+    def cdf(self, value: Tensor) -> Tensor:
+        self._validate_sample(value)
+        return 0.5 - 0.5 * (value - self.loc).sign() * core.expm1(-(value - self.loc).abs() / self.scale)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        term = value - 0.5
+        return self.loc - self.scale * term.sign() * core.log1p(-2 * term.abs())
+
+    def entropy(self) -> Tensor:
+        return 1 + core.log(2 * self.scale)

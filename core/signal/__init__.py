@@ -1,0 +1,5 @@
+"""torch.signal: windows."""
+
+from core.signal import windows
+
+__all__ = ["windows"]

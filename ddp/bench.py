@@ -1,11 +1,12 @@
-"""How fast is this job's transport? `ddprun -n 2 -m ddp.bench` prints a table of latency and bandwidth by size.
+"""How fast is this job's transport? `ddprun bench -n 2` prints a table of latency and bandwidth by size.
 
 `--peer-python PATH` names a Python with PyTorch: its Gloo then takes turns with us, with as many processes, on the same
 machine in the same minutes. `--tune` measures at which sizes to change algorithms and keeps the table for later jobs.
+`--scaling MODEL` trains a model on 1, 2, 4, … of the ranks instead (`ddp.scaling`); `--plot FILE` draws what was measured.
 
 Contract: every rank runs `main`; rank 0 prints, in Markdown. A time is the median over the turns, of one call, with
 arrays of float32 that are allocated once. Bandwidth is the bytes of the array (of the result for all_gather) by the
-time; MB is 2**20 bytes. Not here: the scaling of a model.
+time; MB is 2**20 bytes.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import core
 import ddp
+from ddp import plot, scaling
 from ddp.errors import DDPError
 from ddp.transport import tuning
 
@@ -64,16 +67,26 @@ for line in sys.stdin:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure as the arguments say, on all ranks of the job; rank 0 prints. Returns the exit status."""
     found = _parser().parse_args(argv)
+    if found.plot:
+        plot.check(found.plot)
     ddp.init_process_group()
     try:
         if found.tune:
             tune(found.turns)
+        elif found.scaling:
+            rates = scaling.measure(found.scaling, found.turns)
+            if ddp.get_rank() == 0:
+                print(scaling.table(found.scaling, rates))
+                if found.plot:
+                    _draw(found.plot, f"{found.scaling}: samples/s", "ranks", "samples/s", scaling.series(rates))
         else:
             ops = found.op or OPS
             sizes = [size for size in SIZES if size <= found.max_mb * MB]
             rows = measure(ops, sizes, found.turns, found.peer_python)
             if ddp.get_rank() == 0:
                 print(table(rows))
+                if found.plot:
+                    _draw(found.plot, "bandwidth by size", "log2 of bytes", "GB/s", bandwidths(rows))
     finally:
         ddp.destroy_process_group()
     return 0
@@ -124,6 +137,21 @@ def table(rows: Sequence[Row]) -> str:
             cells += [_time(row.peer_s), f"{row.nbytes / row.peer_s / 1e9:.2f}", f"{row.peer_s / row.ours_s:.1f}"]
         lines.append(_line(cells))
     return "\n".join(lines)
+
+
+def bandwidths(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
+    """For `ddp.plot`: GB/s by log2 of the size, a line for each op, and for Gloo's where it was measured."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for name, seconds in ((row.op, row.ours_s), (f"{row.op}, Gloo", row.peer_s)):
+            if seconds is not None:
+                series.setdefault(name, []).append((math.log2(row.nbytes), row.nbytes / seconds / 1e9))
+    return series
+
+
+def _draw(path: str, *chart: Any) -> None:
+    plot.save(path, *chart)
+    print(f"drawn: {path}")
 
 
 def tune(turns: int = 5) -> tuning.Tuning:
@@ -245,13 +273,16 @@ def _time(seconds: float) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="ddprun -n N -m ddp.bench", description="Latency and bandwidth of this job's transport."
+        prog="ddprun bench [options of ddprun, such as -n N]",
+        description="Latency and bandwidth of this job's transport, or the scaling of a model.",
     )
     parser.add_argument("--op", action="append", choices=OPS, help="only this one; may be given again (default: all)")
     parser.add_argument("--max-mb", type=float, default=256, help="the largest array, in MB (default: 256)")
     parser.add_argument("--turns", type=int, default=5, help="how many times each size is measured (default: 5)")
     parser.add_argument("--peer-python", default="", metavar="PATH", help="a Python with PyTorch, to compare with Gloo")
     parser.add_argument("--tune", action="store_true", help="measure where to change algorithms, and keep the answer")
+    parser.add_argument("--scaling", choices=sorted(scaling.MODELS), help="train this model on 1, 2, 4, … of the ranks")
+    parser.add_argument("--plot", default="", metavar="FILE", help="draw the result as .svg, or as .png by matplotlib")
     return parser
 
 

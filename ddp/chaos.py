@@ -24,7 +24,9 @@ from ddp.lockstep.log import read
 from ddp.verify import verify
 
 
-def plan(seed: int, kills: int, stops: int, delays: int, steps: int, workers: int) -> list[dict[str, Any]]:
+def plan(
+    seed: int, kills: int, stops: int, delays: int, steps: int, workers: int, phases: Sequence[str] = PHASES
+) -> list[dict[str, Any]]:
     """Random events, at most one in two steps: so long it may take until the others know of a death and can spare the last."""
     acts = ["kill"] * kills + ["stop"] * stops + ["delay"] * delays
     slots = range(1, steps, 2)
@@ -34,7 +36,7 @@ def plan(seed: int, kills: int, stops: int, delays: int, steps: int, workers: in
     rng.shuffle(acts)
     when = sorted(rng.sample(slots, len(acts)))
     return [
-        {"step": step, "phase": rng.choice(PHASES), "place": rng.randrange(workers), "act": act}
+        {"step": step, "phase": rng.choice(phases), "place": rng.randrange(workers), "act": act}
         for step, act in zip(when, acts)
     ]
 

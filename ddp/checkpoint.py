@@ -29,7 +29,7 @@ import core
 from core._tensor import Tensor, wrap
 from core.errors import ArgumentError, CheckpointError
 from core.serialize import archive
-from ddp import distributed
+from ddp import distributed, objects
 from ddp.futures import Future
 from ddp.group import ProcessGroup
 from ddp.parallel import DistributedDataParallel
@@ -72,7 +72,7 @@ class Checkpointer:
         random_states = _gathered(_random_state(), self.group)
         if self.group is not None and self.group.rank:
             return
-        size = self.group.size if self.group else 1
+        size = int(self.group.size) if self.group else 1
         state = {
             "step": step, "world_size": size, "extra": extra, "random": random_states,
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
@@ -153,7 +153,7 @@ def save(state_dict: dict[str, Any], *, checkpoint_id: Any, process_group: Any =
     """Rank 0's state into the directory `checkpoint_id`, which is replaced. Every rank calls it, and returns when it is there."""
     group = _group(process_group)
     if group is None or group.rank == 0:
-        _publish(Path(checkpoint_id), _plain(state_dict), {"world_size": group.size if group else 1})
+        _publish(Path(checkpoint_id), _plain(state_dict), {"world_size": int(group.size) if group else 1})
     if group is not None:
         group.barrier()
 
@@ -163,7 +163,7 @@ def async_save(state_dict: dict[str, Any], *, checkpoint_id: Any, process_group:
     group = _group(process_group)
     if group is not None and group.rank:
         return _do(lambda: None, False)
-    state, size = _on_host(_plain(state_dict)), group.size if group else 1
+    state, size = _on_host(_plain(state_dict)), int(group.size) if group else 1
     return _do(lambda: _publish(Path(checkpoint_id), state, {"world_size": size}), True)
 
 
@@ -296,7 +296,7 @@ def _read_together(directory: Any, group: ProcessGroup | None) -> bytes | None:
             error = e
     if group is not None and group.size > 1:
         told: list[Any] = [str(error) if error else None, None if data is None else len(data)]
-        distributed.broadcast_object_list(told, group.ranks[0], group)
+        objects.broadcast_object_list(told, group.ranks[0], group)
         if told[0] is not None and error is None:
             error = CheckpointError(f"rank {group.world.rank}: {told[0]}, says rank {group.ranks[0]}")
         if error is None and told[1] is not None:

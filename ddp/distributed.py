@@ -3,15 +3,13 @@
 Contract: without a launcher the world is this process alone and every call works, so a script has no `if
 distributed`. `init_process_group` is the first thing here that opens anything. A rank that ends by an exception tells
 the others, who then raise instead of waiting. Not here: torch.distributed's pickled objects; what crosses the wire is
-arrays, or JSON (`all_gather_object` and its like).
+arrays, and data made of them (`ddp.objects`).
 """
 
 from __future__ import annotations
 
 import atexit
-import dataclasses
 import datetime
-import json
 import os
 import sys
 import threading
@@ -23,24 +21,29 @@ from urllib.parse import urlparse
 import numpy as np
 
 from core._tensor import Tensor, wrap
+from core.backend.cuda import is_available as gpu_is_available
 from core.backend.threads import set_num_threads
-from core.errors import ArgumentError, DTypeError, unknown_name
+from core.errors import ArgumentError, unknown_name
 from ddp import timeline
-from ddp.env import World, world_from_env
+from ddp.env import World, world_from_env, world_of_script
 from ddp.errors import DDPError, WorldError
 from ddp.group import NON_GROUP_MEMBER, WORLD, Lane, ProcessGroup, Work, _seconds
+from ddp.recorder import OURS
 from ddp.transport import TRANSPORTS, open_transport
+from ddp.transport.one_host import placed
 from ddp.transport.threads import run as _run_threads
 
 DEFAULT_TIMEOUT_S = 600.0
 # A rank that stops because of another ends this much later, so that the other is seen to end first.
 AFTER_THE_CULPRIT_S = 0.5
+# torch's errors, as far as scripts catch them
+DistError = DistBackendError = DistNetworkError = DistStoreError = DDPError
 default_pg_timeout = datetime.timedelta(seconds=DEFAULT_TIMEOUT_S)
 
 # who started us -> what we talk over, unless told
 _BY_LAUNCHER = {"openmpi": "mpi", "mpich": "mpi", "pmix": "mpi", "slurm": "mpi"}
 # torch's backends that a script may name: what they do, ours do
-_ALIASES = {"gloo": None, "nccl": None, "ucc": None}
+ALIASES = {"gloo": None, "nccl": None, "ucc": None}
 
 
 class ReduceOp:
@@ -54,6 +57,9 @@ class ReduceOp:
     BOR = "bor"
     BXOR = "bxor"
     AVG = "avg"
+
+
+reduce_op = ReduceOp  # its name before torch 1.0
 
 
 class GroupMember:
@@ -98,27 +104,32 @@ def init_process_group(
     `init_method` describe.
 
     `backend`: "mpi", "zmq", or None for what suits the launcher ("gloo" and "nccl" mean None). `timeout` (seconds or
-    a timedelta) bounds every wait. Errors: WorldError, an unknown backend, a missing library, DeadlineError naming
-    who did not come.
+    a timedelta) bounds every wait. A `store` or file:// is not used: where a launcher started the ranks none is needed.
+    Errors: WorldError, an unknown backend, a missing library, DeadlineError naming who did not come.
     """
     global _process
     if _default() is not None:
         raise DDPError(
             "init_process_group: trying to initialize the default process group twice; call destroy_process_group() first"
         )
-    if store is not None:
-        raise ArgumentError("init_process_group: expected init_method or the environment, got a store; leave store out")
     timeout_s = DEFAULT_TIMEOUT_S if timeout is None else _seconds(timeout)
-    world = _world(init_method, world_size, rank)
-    name = backend.split(":")[-1] if backend and backend.startswith("cpu:") else backend
-    if name is not None and name not in TRANSPORTS and name not in _ALIASES:
+    world = _world(init_method if store is None else "file:", world_size, rank)
+    name = _backend_name(backend)
+    if name is not None and name not in TRANSPORTS and name not in ALIASES:
         raise ArgumentError(unknown_name("init_process_group", "backend", name, ["mpi", "zmq"]))
-    name = _ALIASES.get(name, name) if name is not None else None
+    if name is not None and not (name == "nccl" and gpu_is_available()):  # with a GPU it is what it says
+        name = ALIASES.get(name, name)
+    from ddp import progress  # which counts what is recorded here
+
     if name is None:
         name = "loopback" if world.size == 1 else _BY_LAUNCHER.get(world.launcher, "zmq")
+    if name == "zmq":
+        world = placed(world)
     transport = open_transport(name, world, timeout_s)
     _process = _first_group(Lane(transport), world, timeout_s)
-    _process.lane.timeline = timeline.start_if_asked(_process.lane.recorder)
+    _process.lane.timeline = timeline.start_if_asked(_process)
+    _process.lane.recorder.watch_sigterm()
+    _process.lane.progress = progress.start_if_asked(_process.lane.recorder)
     if world.size > 1:
         _tell_others_of_exceptions(_process)
     _share_cores(world)
@@ -136,19 +147,30 @@ def _world(init_method: str | None, world_size: int, rank: int) -> World:
     if init_method in (None, "env://") and (rank < 0) and (world_size < 0):
         return world_from_env()
     url = urlparse(init_method or "env://")
-    if url.scheme not in ("env", "tcp"):
+    if url.scheme not in ("env", "tcp", "file"):
         raise WorldError(f"init_process_group: expected init_method env:// or tcp://host:port, got {init_method!r}")
-    world = world_from_env() if url.scheme == "env" else World(launcher="tcp")
+    world = World(launcher="tcp") if url.scheme == "tcp" else world_from_env()
+    if url.scheme == "file" and world.launcher == "none":
+        raise WorldError(
+            "init_process_group: expected ranks that ddprun, mpirun or srun started to meet by file:// or a store, got none of these; "
+            "use one of them, or init_method tcp://host:port"
+        )
     size = world_size if world_size >= 0 else world.size
     me = rank if rank >= 0 else world.rank
     if not 0 <= me < size:
         raise WorldError(f"init_process_group: expected 0 <= rank < world_size, got rank {me}, world_size {size}")
-    if (world.rank, world.size) == (me, size):
-        return world
-    changes: dict[str, Any] = {"rank": me, "size": size, "local_rank": me, "local_size": size}
     if url.scheme == "tcp":
-        changes |= {"master_addr": url.hostname or "", "master_port": url.port or 0}
-    return dataclasses.replace(world, **changes)
+        told = {"MASTER_ADDR": url.hostname or "", "MASTER_PORT": str(url.port or "")}
+        return world_of_script(me, size, {**os.environ, **told})
+    return world if (world.rank, world.size) == (me, size) else world_of_script(me, size)
+
+
+def _backend_name(backend: str | None) -> str | None:
+    """Of "cpu:gloo,cuda:nccl" the one for the device that there is."""
+    if not backend or ":" not in backend:
+        return backend.lower() if backend else None
+    by_device = dict(each.strip().split(":", 1) for each in backend.lower().split(","))
+    return by_device.get("cuda" if gpu_is_available() else "cpu", next(iter(by_device.values())))
 
 
 def _first_group(lane: Lane, world: World, timeout_s: float) -> ProcessGroup:
@@ -161,13 +183,17 @@ def _tell_others_of_exceptions(pg: ProcessGroup) -> None:
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if isinstance(error, DDPError):  # what went wrong is told by its message, and is not in our own lines
+            _cut_to_script(trace)
         previous(kind, error, trace)
         sys.stderr.flush()
-        if _process is pg:
+        if _process is pg and os.getpid() == pg.lane.pid:
             text = f"{kind.__name__}: {error}"
             pg.lane.recorder.write_on_failure(
                 text, getattr(error, "rank", None) if isinstance(error, DDPError) else pg.rank
             )
+            if pg.lane.timeline is not None:
+                timeline.stop()  # now: over MPI the next line ends this process
             pg.lane.transport.abort(text)
             if isinstance(error, DDPError) and getattr(error, "rank", pg.rank) not in (None, pg.rank):
                 time.sleep(AFTER_THE_CULPRIT_S)  # whoever started us calls the first that ends the cause
@@ -175,8 +201,19 @@ def _tell_others_of_exceptions(pg: ProcessGroup) -> None:
     sys.excepthook = hook
 
 
+def _cut_to_script(trace: Any) -> None:
+    """Let a traceback end at the last line that is outside of our packages, if there is one."""
+    last = None
+    while trace is not None:
+        if not trace.tb_frame.f_code.co_filename.startswith(OURS):
+            last = trace
+        trace = trace.tb_next
+    if last is not None:
+        last.tb_next = None
+
+
 def _leave() -> None:
-    if _process is not None:
+    if _process is not None and os.getpid() == _process.lane.pid:  # and not a child that this process has forked
         destroy_process_group()
 
 
@@ -191,6 +228,9 @@ def destroy_process_group(group: ProcessGroup | None = None) -> None:
     _groups_made.pop(id(pg.lane), None)
     if pg.lane.timeline is not None:
         timeline.stop()
+    if pg.lane.progress is not None:
+        pg.lane.progress.end()
+    pg.lane.recorder.end()
     if _state.own is pg:
         _state.own = None
     else:
@@ -234,58 +274,24 @@ def _group(group: Any) -> ProcessGroup:
     return pg
 
 
-def is_available() -> bool:
-    """True: nothing has to be compiled in."""
-    return True
-
-
 def is_initialized() -> bool:
     """Whether this process (or thread) has joined a job."""
     return _default() is not None
 
 
-def is_mpi_available() -> bool:
-    """Whether mpi4py is installed."""
-    import importlib.util
-
-    return importlib.util.find_spec("mpi4py") is not None
-
-
-def is_gloo_available() -> bool:
-    """True: a script that asks for "gloo" gets a transport of ours for tensors on the CPU."""
-    return True
-
-
-def is_nccl_available() -> bool:
-    """Whether a script may ask for "nccl": there is a GPU to stage tensors from."""
-    from core import cuda
-
-    return bool(cuda.is_available())
-
-
-def is_ucc_available() -> bool:
-    """False: nothing of ours answers to that name on purpose."""
-    return False
-
-
-def is_backend_available(backend: str) -> bool:
-    """Whether `init_process_group` takes this name."""
-    return backend.lower() in TRANSPORTS or backend.lower() in _ALIASES
-
-
-def is_torchelastic_launched() -> bool:
-    """False: torchrun started nothing here."""
-    return False
+def get_pg_count() -> int:
+    """How many process groups this job has made."""
+    return _groups_made[id(_group(None).lane)]
 
 
 def get_rank(group: Any = None) -> int:
     """This process's rank in the group, from 0."""
-    return _group(group).rank
+    return int(_group(group).rank)
 
 
 def get_world_size(group: Any = None) -> int:
     """How many ranks the group has."""
-    return _group(group).size
+    return int(_group(group).size)
 
 
 def get_backend(group: Any = None) -> str:
@@ -374,17 +380,20 @@ def all_reduce(tensor: Tensor, op: str = ReduceOp.SUM, group: Any = None, async_
 
 
 def reduce(
-    tensor: Tensor, dst: int = 0, op: str = ReduceOp.SUM, group: Any = None, async_op: bool = False
-) -> Work | None:
+    tensor: Tensor, dst: int = 0, op: str = ReduceOp.SUM, group: Any = None, async_op: bool = False,
+    group_dst: int | None = None,
+) -> Work | None:  # fmt: skip
     """The tensor of `dst` becomes the reduction over all. In place there."""
     pg = _group(group)
-    return pg.reduce(tensor, pg.group_rank(dst, "reduce"), op, async_op)
+    return pg.reduce(tensor, _root(pg, dst, group_dst, "reduce"), op, async_op)
 
 
-def broadcast(tensor: Tensor, src: int = 0, group: Any = None, async_op: bool = False) -> Work | None:
+def broadcast(
+    tensor: Tensor, src: int = 0, group: Any = None, async_op: bool = False, group_src: int | None = None
+) -> Work | None:
     """Every rank's tensor becomes that of `src`. In place."""
     pg = _group(group)
-    return pg.broadcast(tensor, pg.group_rank(src, "broadcast"), async_op)
+    return pg.broadcast(tensor, _root(pg, src, group_src, "broadcast"), async_op)
 
 
 def all_gather(tensor_list: Sequence[Tensor], tensor: Tensor, group: Any = None, async_op: bool = False) -> Work | None:
@@ -401,11 +410,12 @@ def all_gather_into_tensor(
 
 
 def gather(
-    tensor: Tensor, gather_list: Sequence[Tensor] | None = None, dst: int = 0, group: Any = None, async_op: bool = False
-) -> Work | None:
+    tensor: Tensor, gather_list: Sequence[Tensor] | None = None, dst: int = 0, group: Any = None, async_op: bool = False,
+    group_dst: int | None = None,
+) -> Work | None:  # fmt: skip
     """gather_list[r] becomes the tensor of rank r, on `dst`."""
     pg = _group(group)
-    return pg.gather(tensor, gather_list, pg.group_rank(dst, "gather"), async_op)
+    return pg.gather(tensor, gather_list, _root(pg, dst, group_dst, "gather"), async_op)
 
 
 def scatter(
@@ -414,10 +424,11 @@ def scatter(
     src: int = 0,
     group: Any = None,
     async_op: bool = False,
+    group_src: int | None = None,
 ) -> Work | None:
     """The tensor of rank r becomes scatter_list[r] of `src`."""
     pg = _group(group)
-    return pg.scatter(tensor, scatter_list, pg.group_rank(src, "scatter"), async_op)
+    return pg.scatter(tensor, scatter_list, _root(pg, src, group_src, "scatter"), async_op)
 
 
 def all_reduce_coalesced(
@@ -461,21 +472,26 @@ def reduce_scatter_tensor(
 def all_to_all(
     output_tensor_list: Sequence[Tensor], input_tensor_list: Sequence[Tensor], group: Any = None, async_op: bool = False
 ) -> Work | None:
-    """output[s] on rank r becomes input[r] of rank s. All of one shape."""
+    """output[s] on rank r becomes input[r] of rank s. Sizes may differ."""
     return _group(group).all_to_all(output_tensor_list, input_tensor_list, async_op)
 
 
-def all_to_all_single(output: Tensor, input: Tensor, group: Any = None, async_op: bool = False) -> Work | None:
-    """`all_to_all` of the equal blocks of one tensor."""
-    pg = _group(group)
+def all_to_all_single(
+    output: Tensor, input: Tensor, output_split_sizes: Sequence[int] | None = None,
+    input_split_sizes: Sequence[int] | None = None, group: Any = None, async_op: bool = False,
+) -> Work | None:  # fmt: skip
+    """`all_to_all` of the blocks of one tensor: rows by the split sizes, by default equally many. All ranks give sizes, or none does."""
+    pg, where = _group(group), "all_to_all_single"
+    if output_split_sizes is None and input_split_sizes is None:
+        return pg.all_to_all_equal(_split(output, None, pg, where), _split(input, None, pg, where), async_op)
     return pg.all_to_all(
-        _equal_blocks(output, pg, "all_to_all_single"), _equal_blocks(input, pg, "all_to_all_single"), async_op
+        _split(output, output_split_sizes, pg, where), _split(input, input_split_sizes, pg, where), async_op
     )
 
 
-def barrier(group: Any = None, async_op: bool = False, device_ids: Any = None) -> Work | None:
+def barrier(group: Any = None, async_op: bool = False, device_ids: Any = None, timeout: Any = None) -> Work | None:
     """Return when every rank has come here."""
-    return _group(group).barrier(async_op)
+    return _group(group).barrier(async_op, None if timeout is None else _seconds(timeout))
 
 
 def monitored_barrier(group: Any = None, timeout: Any = None, wait_all_ranks: bool = False) -> None:
@@ -483,29 +499,43 @@ def monitored_barrier(group: Any = None, timeout: Any = None, wait_all_ranks: bo
     _group(group).barrier(False, None if timeout is None else _seconds(timeout))
 
 
-def send(tensor: Tensor, dst: int, group: Any = None, tag: int = 0) -> None:
+def send(tensor: Tensor, dst: int = 0, group: Any = None, tag: int = 0, group_dst: int | None = None) -> None:
     """Send to a rank, which calls `recv` with the same tag."""
     pg = _group(group)
-    pg.send(tensor, pg.group_rank(dst, "send"), tag)
+    pg.send(tensor, _root(pg, dst, group_dst, "send"), tag)
 
 
-def recv(tensor: Tensor, src: int, group: Any = None, tag: int = 0) -> int:
+def recv(tensor: Tensor, src: int = 0, group: Any = None, tag: int = 0, group_src: int | None = None) -> int:
     """Receive from a rank, in place. Returns the source."""
     pg = _group(group)
-    pg.recv(tensor, pg.group_rank(src, "recv"), tag)
-    return src
+    source = _root(pg, src, group_src, "recv")
+    pg.recv(tensor, source, tag)
+    return pg.ranks[source]
 
 
-def isend(tensor: Tensor, dst: int, group: Any = None, tag: int = 0) -> Work:
+def isend(tensor: Tensor, dst: int = 0, group: Any = None, tag: int = 0, group_dst: int | None = None) -> Work:
     """`send` without waiting."""
     pg = _group(group)
-    return pg.send(tensor, pg.group_rank(dst, "isend"), tag, async_op=True)
+    return pg.send(tensor, _root(pg, dst, group_dst, "isend"), tag, async_op=True)
 
 
-def irecv(tensor: Tensor, src: int, group: Any = None, tag: int = 0) -> Work:
+def irecv(tensor: Tensor, src: int = 0, group: Any = None, tag: int = 0, group_src: int | None = None) -> Work:
     """`recv` without waiting."""
     pg = _group(group)
-    return pg.recv(tensor, pg.group_rank(src, "irecv"), tag, async_op=True)
+    return pg.recv(tensor, _root(pg, src, group_src, "irecv"), tag, async_op=True)
+
+
+def _root(pg: ProcessGroup, rank: int, group_rank: int | None, where: str) -> int:
+    """One of the group's ranks, which is told as one of the world or as one of the group."""
+    if group_rank is None:
+        if rank is None:
+            raise ArgumentError(f"rank {pg.world.rank}: {where}: expected the rank at the other end, got None; name it")
+        return pg.group_rank(rank, where)
+    if not 0 <= group_rank < pg.size:
+        raise ArgumentError(
+            f"rank {pg.world.rank}: {where}: expected a group rank below {pg.size}, got {group_rank}; ranks count from 0"
+        )
+    return group_rank
 
 
 def _blocks(whole: Tensor, part: Tensor, pg: ProcessGroup, where: str) -> list[Tensor]:
@@ -518,78 +548,13 @@ def _blocks(whole: Tensor, part: Tensor, pg: ProcessGroup, where: str) -> list[T
     return [wrap(a) for a in whole._a.reshape(pg.size, *part._a.shape)]
 
 
-def _equal_blocks(whole: Tensor, pg: ProcessGroup, where: str) -> list[Tensor]:
-    if not whole._a.ndim or whole._a.shape[0] % pg.size or not whole._a.flags.c_contiguous:
+def _split(whole: Tensor, sizes: Sequence[int] | None, pg: ProcessGroup, where: str) -> list[Tensor]:
+    """Rows of a tensor, so many for each rank, as views."""
+    rows = whole._a.shape[0] if whole._a.ndim else -1
+    told = [rows // pg.size] * pg.size if sizes is None else list(sizes)
+    if len(told) != pg.size or sum(told) != rows or min(told) < 0 or not whole._a.flags.c_contiguous:
         raise ArgumentError(
-            f"rank {pg.world.rank}: {where}: expected a contiguous tensor whose first dimension divides into {pg.size}, "
-            f"got shape {tuple(whole.shape)}"
+            f"rank {pg.world.rank}: {where}: expected a contiguous tensor whose first dimension divides into "
+            f"{pg.size if sizes is None else told}, got shape {tuple(whole.shape)}"
         )
-    return [wrap(a) for a in np.split(whole._a, pg.size)]
-
-
-# -- objects: JSON, never pickle
-# ---------------------------------------------------------------------------------------------
-
-
-def _encode(value: Any, where: str) -> np.ndarray:
-    try:
-        return np.frombuffer(json.dumps(value).encode(), np.uint8).copy()
-    except (TypeError, ValueError) as e:
-        raise DTypeError(
-            f"{where}: expected an object that JSON can carry (numbers, strings, lists, dicts, None), got {e}"
-        ) from None
-
-
-def _decode(array: np.ndarray) -> Any:
-    return json.loads(array.tobytes().decode())
-
-
-def _padded(pg: ProcessGroup, value: Any, where: str) -> tuple[Tensor, list[int]]:
-    """The value's JSON, padded to the longest of all ranks, and the true lengths."""
-    data = _encode(value, where)
-    lengths = [wrap(np.zeros(1, np.int64)) for _ in range(pg.size)]
-    pg.all_gather(lengths, wrap(np.array([data.size])))
-    sizes = [int(t._a[0]) for t in lengths]
-    return wrap(np.pad(data, (0, max(sizes) - data.size))), sizes
-
-
-def all_gather_object(object_list: list[Any], obj: Any, group: Any = None) -> None:
-    """object_list[r] becomes rank r's object, on every rank. Objects travel as JSON."""
-    pg = _group(group)
-    data, sizes = _padded(pg, obj, "all_gather_object")
-    rows = [wrap(np.empty_like(data._a)) for _ in range(pg.size)]
-    pg.all_gather(rows, data)
-    object_list[:] = [_decode(row._a[:n]) for row, n in zip(rows, sizes)]
-
-
-def gather_object(obj: Any, object_gather_list: list[Any] | None = None, dst: int = 0, group: Any = None) -> None:
-    """object_gather_list[r] becomes rank r's object, on `dst`. Objects travel as JSON."""
-    everyone: list[Any] = []
-    all_gather_object(everyone, obj, group)
-    if _group(group).world.rank == dst and object_gather_list is not None:
-        object_gather_list[:] = everyone
-
-
-def broadcast_object_list(object_list: list[Any], src: int = 0, group: Any = None, device: Any = None) -> None:
-    """Every rank's list becomes that of `src`. Objects travel as JSON."""
-    pg = _group(group)
-    root = pg.group_rank(src, "broadcast_object_list")
-    data = _encode(object_list, "broadcast_object_list") if pg.rank == root else np.empty(0, np.uint8)
-    length = wrap(np.array([data.size]))
-    pg.broadcast(length, root)
-    t = wrap(data if pg.rank == root else np.empty(int(length._a[0]), np.uint8))
-    pg.broadcast(t, root)
-    object_list[:] = _decode(t._a)
-
-
-def scatter_object_list(
-    scatter_object_output_list: list[Any],
-    scatter_object_input_list: list[Any] | None = None,
-    src: int = 0,
-    group: Any = None,
-) -> None:
-    """The first element of rank r's output list becomes element r of the input list of `src`. Objects travel as JSON."""
-    pg = _group(group)
-    everything = list(scatter_object_input_list or [None] * pg.size)
-    broadcast_object_list(everything, src, group)
-    scatter_object_output_list[0] = everything[pg.rank]
+    return [wrap(a) for a in np.split(whole._a, np.cumsum(told)[:-1])]

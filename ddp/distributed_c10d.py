@@ -1,14 +1,17 @@
-"""torch.distributed.distributed_c10d: where some scripts import from. The names are those of `ddp.distributed`."""
+"""torch.distributed.distributed_c10d: where some scripts import from. The names are those of `ddp`."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import ddp
 from ddp import distributed
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(distributed, name)
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return getattr(ddp, name)
 
 
 def _get_default_group() -> Any:

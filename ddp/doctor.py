@@ -15,18 +15,23 @@ from typing import Any
 
 from core.errors import ArgumentError
 from ddp.recorder import FORMAT, VERSION
+from ddp.transport.framed import LEFT
 
 Record = dict[str, Any]
+_STACK_LINES = 60
 _AMONG_RANKS = ("DeadlineError", "MismatchError", "PeerLostError", "WireError")  # what a rank hears from others, too
 
 
 def diagnose(paths: Iterable[Any]) -> str:
     """The diagnosis from files, or directories of them."""
-    records = _read(paths)
+    if isinstance(paths, (str, Path)):
+        paths = [paths]
+    paths = [Path(path) for path in paths]
+    records, stacks = _read(paths), _stacks(paths)
     size = max(r["size"] for r in records.values())
     findings = [
         *_own_errors(records),
-        *_missing(records, size),
+        *_missing(records, size, stacks),
         *_different_calls(records),
         *_behind(records),
         *_named(records),
@@ -36,13 +41,20 @@ def diagnose(paths: Iterable[Any]) -> str:
     for rank, record in sorted(records.items()):
         if record["overwritten"]:
             lines.append(f"  rank {rank}: {record['overwritten']} older calls were overwritten")
+    for rank, stack in stacks.items():
+        lines += ["", f"rank {rank} was here when it was ended:", *stack[:_STACK_LINES]]
     return "\n".join(lines)
 
 
-def _read(paths: Iterable[Any]) -> dict[int, Record]:
-    if isinstance(paths, (str, Path)):
-        paths = [paths]
-    files = [f for p in map(Path, paths) for f in (sorted(p.glob("*.json")) if p.is_dir() else [p])]
+def _stacks(paths: Iterable[Path]) -> dict[int, list[str]]:
+    """The lines in which ranks were that SIGTERM ended, by rank."""
+    files = [f for p in paths if p.is_dir() for f in sorted(p.glob("rank-*.stack"))]
+    texts = {int(f.stem.partition("-")[2]): f.read_text().splitlines() for f in files if f.stem[5:].isdigit()}
+    return {rank: lines for rank, lines in sorted(texts.items()) if lines}
+
+
+def _read(paths: Iterable[Path]) -> dict[int, Record]:
+    files = [f for p in paths for f in (sorted(p.glob("*.json")) if p.is_dir() else [p])]
     records: dict[int, Record] = {}
     for file in files:
         try:
@@ -74,13 +86,22 @@ def _own_errors(records: dict[int, Record]) -> list[str]:
     ]
 
 
-def _missing(records: dict[int, Record], size: int) -> list[str]:
+def _missing(records: dict[int, Record], size: int, stacks: dict[int, list[str]]) -> list[str]:
     findings = []
     named = Counter(r["culprit"] for r in records.values())
     for rank in (r for r in range(size) if r not in records):
         waiting = [r for r, record in sorted(records.items()) if record["culprit"] == rank]
         seen = f"; ranks {waiting} lost it in {_last(records[waiting[0]])}" if waiting else ""
+        if any(LEFT in records[r]["reason"] for r in waiting):
+            findings.append(
+                f"rank {rank} is at fault: it ended in good order while others went on{seen}; give all ranks the same number of calls"
+            )
+            continue
         verdict = "is at fault" if named[rank] or not any(c is not None for c in named) else "left no record"
+        if rank in stacks:
+            place = next((line.strip() for line in _main_thread(stacks[rank]) if line.startswith("  File")), "no line")
+            findings.append(f"rank {rank} {verdict}: it was in no call but in {place}{seen}")
+            continue
         findings.append(
             f"rank {rank} {verdict}: it left no record, so it was killed (kill -9, out of memory, its host) or hangs outside of "
             f"any call{seen}"
@@ -133,6 +154,12 @@ def _named(records: dict[int, Record]) -> list[str]:
         for rank, n in votes.most_common(1)
         if rank in records
     ]
+
+
+def _main_thread(stack: list[str]) -> list[str]:
+    """Its lines: faulthandler writes the main thread last."""
+    last = max(i for i, line in enumerate(stack) if line.startswith(("Thread", "Current thread")))
+    return stack[last:]
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

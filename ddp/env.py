@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ddp.errors import WorldError
@@ -118,13 +118,14 @@ FLAVOURS = (
 def world_from_env(environ: Mapping[str, str] = os.environ) -> World:
     """The world that the variables describe. `WorldError` names the variables at fault.
 
-    Where no variable tells its place on the host, a process is alone there, as in a Kubernetes pod.
+    Where no variable tells its place on the host, a process is alone there, as in a Kubernetes pod. A local rank without
+    a local size that is the rank itself, as scripts set it by hand, means that all ranks are on this host.
     """
     rows = _speaking(environ)
     if not rows:
         return World()
     rank, size = _pair("rank", "size", rows, environ) or (0, 1)
-    local_rank, local_size = _pair("local_rank", "local_size", rows, environ) or (0, 1)
+    local_rank, local_size = _place((rank, size), rows, environ)
     node_rank = _told("node_rank", rows, environ)
     return World(
         rank=rank,
@@ -137,6 +138,15 @@ def world_from_env(environ: Mapping[str, str] = os.environ) -> World:
         restart=_first_number(("LOCKSTEP_RESTART", "TORCHELASTIC_RESTART_COUNT"), environ),
         **_meeting_point(rows, environ),
     )
+
+
+def world_of_script(rank: int, size: int, environ: Mapping[str, str] = os.environ) -> World:
+    """The world of a rank that a script has numbered itself: what a launcher says of ranks is of others, in which this
+    one may well run (mpirun and srun start scripts that start ranks). The meeting point and the key are the
+    environment's; its place on the host is not told.
+    """
+    found = World(rank, size, launcher="script", key_file=environ.get("LOCKSTEP_KEY_FILE", ""))
+    return replace(found, **_meeting_point([], environ))
 
 
 # -- the rows that speak, and what they tell --------------------------------------------------------------------------
@@ -194,6 +204,14 @@ def _pair(rank: str, size: str, rows: list[Flavour], environ: Mapping[str, str])
             f"ranks count from 0, so mend or unset them"
         )
     return ranks[0].value, sizes[0].value
+
+
+def _place(place: tuple[int, int], rows: list[Flavour], environ: Mapping[str, str]) -> tuple[int, int]:
+    """(local rank, local size)."""
+    ranks = _told("local_rank", rows, environ)
+    if ranks and ranks[0].value == place[0] and not _told("local_size", rows, environ):
+        return place
+    return _pair("local_rank", "local_size", rows, environ) or (0, 1)
 
 
 def _check_agree(told: list[_Told]) -> None:

@@ -10,6 +10,7 @@ through the host. Every call is recorded (`ddp.recorder`). Not here: torch.distr
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -18,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from core import backend
-from core._tensor import Tensor
+from core._tensor import Tensor, wrap
 from core.errors import ArgumentError, DTypeError, ShapeError
 from ddp.env import World
-from ddp.errors import DDPError
+from ddp.errors import DDPError, MismatchError
 from ddp.futures import Future
 from ddp.recorder import Recorder
-from ddp.transport.base import Call, Deadline, Transport
+from ddp.staging import Staged
+from ddp.transport.base import Call, Deadline, Transport, always
 
 # torch.distributed.group is a class with these two names; here it is this module
 WORLD: Any = None  # as `group=`: every rank
@@ -38,7 +40,7 @@ class Work:
         self._task = task
         self._outputs = outputs
         self._done = threading.Event()
-        self.awaited = False  # somebody waits for it
+        self._awaited = False
         self._error: BaseException | None = None
         self._result: Any = None
         self._future: Future[list[Tensor]] | None = None
@@ -76,7 +78,7 @@ class Work:
         """Return when it has ended; raises its error. It has a deadline of its own, so `timeout` (seconds) only shortens the
         wait.
         """
-        self.awaited = True
+        self._awaited = True
         if not self._done.wait(_seconds(timeout) if timeout is not None else None):
             raise DDPError(
                 f"wait: expected the call to end within {_seconds(timeout):g} s, got nothing; it is still under way"
@@ -84,6 +86,12 @@ class Work:
         if self._error is not None:
             raise self._error
         return True
+
+    synchronize = wait
+
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for it, or has."""
+        return self._awaited
 
     def is_completed(self) -> bool:
         """Whether it has ended, well or not."""
@@ -101,6 +109,19 @@ class Work:
         """What it computed; waits."""
         self.wait()
         return self._result
+
+
+class DeviceWork(Work):
+    """A call of a transport that only puts work on a stream: waiting lets the current stream wait, and not the host."""
+
+    def __init__(self, task: Callable[[], Any], outputs: Sequence[Tensor], transport: Transport, timeout_s: float):
+        super().__init__(task, outputs)
+        self._transport, self._timeout_s = transport, timeout_s
+
+    def wait(self, timeout: Any = None) -> bool:
+        super().wait(timeout)
+        self._transport.flush(Deadline.after(self._timeout_s))
+        return True
 
 
 _future_lock = threading.Lock()  # of all works: it is held for a moment only
@@ -124,8 +145,10 @@ class Lane:
 
     def __init__(self, transport: Transport):
         self.transport = transport
+        self.pid = os.getpid()  # a child of ours that was forked has no part in the job
         self.recorder = Recorder(transport.rank, transport.size)
         self.timeline: Any = None  # a `ddp.timeline.Timeline`, if one is wanted
+        self.progress: Any = None  # what `ddp.progress` shows, if it is wanted
         self.enter: Callable[[], None] = _nothing  # what the thread does first
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # held by whoever uses the transport
@@ -161,9 +184,9 @@ class Lane:
         while (work := self._queue.get()) is not None:
             with self._lock:
                 # while the program computes, waiting must not take the processor or the interpreter from it
-                self.transport.is_urgent = lambda work=work: work.awaited
+                self.transport.is_urgent = work.is_awaited
                 work._run()
-                del self.transport.is_urgent
+                self.transport.is_urgent = always
             with self._count:
                 self._waiting -= 1
             del work
@@ -180,6 +203,13 @@ class Lane:
                 self._lock.release()
 
 
+class Number(int):
+    """A number that may be called: torch's groups have methods `rank()` and `size()`, ours attributes. Not for files: int() it."""
+
+    def __call__(self) -> int:
+        return int(self)
+
+
 class ProcessGroup:
     """Ranks `ranks` of the world. `rank` and `size` count inside the group, from 0."""
 
@@ -187,7 +217,7 @@ class ProcessGroup:
         self.lane, self.world, self.ranks, self.number, self.timeout_s = lane, world, tuple(ranks), number, timeout_s
         whole = tuple(range(world.size))
         self.transport = lane.transport if self.ranks == whole else lane.transport.subset(self.ranks)
-        self.rank, self.size = self.transport.rank, self.transport.size
+        self.rank, self.size = Number(self.transport.rank), Number(self.transport.size)
         self._calls = 0  # collectives that have begun
         lane.recorder.groups[number] = list(self.ranks)
 
@@ -207,11 +237,11 @@ class ProcessGroup:
     # ---------------------------------------------------------------
 
     def all_reduce(self, tensor: Tensor, op: str, async_op: bool = False) -> Any:
-        flat = Flat(tensor, writes=True)
+        flat = self._flat(tensor, op)
 
         def task(call: Call, d: Deadline) -> None:
-            self.transport.all_reduce(flat.array, op, call, d)
-            flat.store()
+            self.transport.all_reduce(flat.arrive(call, d), op, call, d)
+            flat.put_back(call, d)
 
         return self._go("all_reduce", flat.array, op, task, [tensor], async_op)
 
@@ -244,11 +274,11 @@ class ProcessGroup:
         return self._go("reduce", flat.array, f"{op}, root={dst}", task, [tensor], async_op)
 
     def broadcast(self, tensor: Tensor, src: int, async_op: bool = False) -> Any:
-        flat = Flat(tensor, writes=True)
+        flat = self._flat(tensor, "")
 
         def task(call: Call, d: Deadline) -> None:
-            self.transport.broadcast(flat.array, src, call, d)
-            flat.store()
+            self.transport.broadcast(flat.arrive(call, d), src, call, d)
+            flat.put_back(call, d)
 
         return self._go("broadcast", flat.array, f"root={src}", task, [tensor], async_op)
 
@@ -301,6 +331,45 @@ class ProcessGroup:
         return self._go("reduce_scatter", blocks, op, task, [output], async_op)
 
     def all_to_all(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], async_op: bool = False) -> Any:
+        """Of any sizes: all ranks hear of all first."""
+        for tensors, what in ((inputs, "inputs"), (outputs, "outputs")):
+            if len(tensors) != self.size:
+                raise ArgumentError(
+                    f"rank {self.world.rank}: all_to_all: expected {self.size} {what}, one for each rank, got {len(tensors)}"
+                )
+        if len(dtypes := {t._a.dtype for t in (*inputs, *outputs)}) > 1:
+            raise DTypeError(
+                f"rank {self.world.rank}: all_to_all: expected tensors of one dtype, got {', '.join(sorted(map(str, dtypes)))}"
+            )
+        mine = np.array([[t._a.size for t in inputs], [t._a.size for t in outputs]])
+        table = [wrap(np.empty_like(mine)) for _ in range(self.size)]
+        self.all_gather(table, wrap(mine))
+        sent, awaited = np.stack([t._a[0] for t in table]), np.stack([t._a[1] for t in table]).T
+        if (sent != awaited).any():
+            source, to = (int(i[0]) for i in np.nonzero(sent != awaited))
+            raise MismatchError(
+                f"rank {self.world.rank}: all_to_all: expected rank {self.ranks[to]} to await what rank {self.ranks[source]} sends it, "
+                f"{sent[source, to]} elements, got room for {awaited[source, to]}; mend the split sizes"
+            )
+        if (sent == sent[0, 0]).all() and {t._a.shape for t in (*inputs, *outputs)} == {inputs[0]._a.shape}:
+            return self.all_to_all_equal(outputs, inputs, async_op)
+        return self._all_to_all_padded(outputs, inputs, int(sent.max()), async_op)
+
+    def _all_to_all_padded(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], most: int, async_op: bool) -> Any:
+        blocks = np.zeros((self.size, most), inputs[0]._a.dtype)
+        for row, t in zip(blocks, inputs):
+            row[: t._a.size] = Flat(t).array
+        outs = [Flat(t, writes=True) for t in outputs]
+
+        def task(call: Call, d: Deadline) -> None:
+            received = self.transport.all_to_all(blocks.reshape(-1), call, d).reshape(self.size, most)
+            for row, out in zip(received, outs):
+                out.store(row[: out.array.size])
+
+        return self._go("all_to_all", blocks.reshape(-1), "", task, outputs, async_op)
+
+    def all_to_all_equal(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], async_op: bool = False) -> Any:
+        """All of one shape, on all ranks."""
         blocks = np.concatenate([f.array for f in self._alike(inputs, inputs[0], "all_to_all", writes=False)])
         outs = self._alike(outputs, inputs[0], "all_to_all")
 
@@ -361,10 +430,25 @@ class ProcessGroup:
                 raise
             recorder.ends(entry)
 
+        if getattr(self.transport, "asynchronous", False) and not isinstance(array, np.ndarray):
+            work = DeviceWork(run, outputs, self.transport, seconds)
+            self.lane.call(work._run)
+            return work if async_op else work.wait() and None
         if async_op:
             return self.lane.post(run, outputs)
         self.lane.call(run)
         return None
+
+    def _flat(self, tensor: Tensor, op: str) -> Any:
+        """The tensor for a transport, which writes to it: as it is where the transport takes arrays of its device, else as one of the
+        host."""
+        be = backend.of(tensor._a) if isinstance(tensor, Tensor) else None
+        if be is None or be.device_type == "cpu":
+            return Flat(tensor, writes=True)
+        transport: Any = self.transport  # those that take arrays of a device say which
+        on_device = getattr(transport, "device_type", None) == be.device_type
+        takes = on_device and transport.takes(tensor._a.dtype, op)
+        return DeviceFlat(tensor) if takes else StagedFlat(tensor)
 
     def _alike(self, tensors: Sequence[Tensor], like: Tensor, where: str, writes: bool = True) -> list[Flat]:
         """One tensor for each rank, all of one shape and dtype."""
@@ -397,12 +481,56 @@ class Flat:
         self.array = np.ascontiguousarray(host).reshape(-1)
         self.shared = host is tensor._a and np.shares_memory(self.array, host)
 
+    def arrive(self, call: Call, deadline: Deadline) -> Any:
+        """The array, once its values are there."""
+        return self.array
+
+    def put_back(self, call: Call, deadline: Deadline) -> None:
+        """The tensor holds what the array holds."""
+        self.store()
+
     def store(self, array: np.ndarray | None = None) -> None:
         """The tensor holds what `array` (or the buffer itself) holds."""
         source = self.array if array is None else array
         if source is not self.array or not self.shared:
             a = self.tensor._a
             a[...] = self.be.from_numpy(source.reshape(a.shape), self.be.index_of(a))
+        self.tensor._bump()
+
+
+class StagedFlat:
+    """`Flat` of a tensor on a GPU, for a transport that takes arrays of the host; the copies are made while the caller goes on."""
+
+    def __init__(self, tensor: Tensor):
+        tensor._check_inplace("collective")
+        self.tensor = tensor
+        self._staged = Staged(backend.of(tensor._a), tensor._a)
+        self.array = self._staged.host
+
+    def arrive(self, call: Call, deadline: Deadline) -> Any:
+        return self._staged.arrive(call, deadline)
+
+    def put_back(self, call: Call, deadline: Deadline) -> None:
+        self._staged.store(call, deadline)
+        self.tensor._bump()
+
+
+class DeviceFlat:
+    """`Flat` of a tensor on a GPU, for a transport that takes arrays of it."""
+
+    def __init__(self, tensor: Tensor):
+        tensor._check_inplace("collective")
+        self.tensor = tensor
+        a = tensor._a
+        self._whole = a.flags.c_contiguous
+        self.array = (a if self._whole else backend.of(a).xp.ascontiguousarray(a)).reshape(-1)
+
+    def arrive(self, call: Call, deadline: Deadline) -> Any:
+        return self.array
+
+    def put_back(self, call: Call, deadline: Deadline) -> None:
+        if not self._whole:
+            self.tensor._a[...] = self.array.reshape(self.tensor._a.shape)
         self.tensor._bump()
 
 

@@ -63,7 +63,9 @@ class DistributedDataParallel(Module, Joinable):
         self.device_ids, self.output_device, self.dim = device_ids, output_device, dim
         self.static_graph = static_graph
         self.bucket_bytes = (
-            default_bucket_bytes(list(module.parameters()), group) if bucket_cap_mb is None else int(bucket_cap_mb * 2**20)
+            default_bucket_bytes(list(module.parameters()), group)
+            if bucket_cap_mb is None
+            else int(bucket_cap_mb * 2**20)
         )
         self.buffer_source = 0  # the rank of the group whose buffers all take over
         self._reducer: Reducer | None = None

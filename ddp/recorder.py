@@ -3,7 +3,8 @@
 Every call of a process group leaves a line in a ring of the last `LOCKSTEP_RECORD_CALLS` (2000) calls of its rank: name,
 sizes, when it was made, begun and ended, from which line of the script, in which step and for which parameters. When a
 call fails, or the rank itself ends by an exception, the ring is written to `$LOCKSTEP_RECORD_DIR/rank-R.json`, if that
-is set; `dump` writes it at any time. `ddp.doctor` reads the files of all ranks together.
+is set; `dump` writes it at any time. A rank that is ended by SIGTERM, as ddprun does with those that hang, leaves there
+in `rank-R.stack` in which lines its threads were. `ddp.doctor` reads the files of all ranks together.
 
 Contract: recording costs less than 2 us a call, and nothing that goes wrong in writing a file reaches the caller. The
 file says what its fields mean and how many older calls were overwritten. Not here: judging (`ddp.doctor`).
@@ -11,8 +12,11 @@ file says what its fields mean and how many older calls were overwritten. Not he
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -88,6 +92,7 @@ class Recorder:
         self.listeners: list[Callable[[str, int, int, Entry | None], None]] = []
         self._ring: deque[Entry] = deque(maxlen=_calls_kept())
         self._written = threading.Lock()  # taken by the first failure, whose file stays
+        self._stack: Any = None  # the file that SIGTERM writes to
         # what turns the clock of the entries into seconds since 1970
         self._zero = time.time() - time.perf_counter_ns() / 1e9
 
@@ -115,10 +120,10 @@ class Recorder:
         for listener in self.listeners:
             listener(e.name, e.begun, e.ended, e)
 
-    def span(self, name: str, begun: int) -> None:
-        """Something other than a call has ended; for listeners only."""
+    def span(self, name: str, begun: int, ended: int | None = None) -> None:
+        """Something other than a call has ended, now or at `ended`; for listeners only."""
         for listener in self.listeners:
-            listener(name, begun, time.perf_counter_ns(), None)
+            listener(name, begun, ended or time.perf_counter_ns(), None)
 
     def fails(self, e: Entry, error: BaseException) -> None:
         """It has raised."""
@@ -161,6 +166,34 @@ class Recorder:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         temporary.write_text(json.dumps(self.snapshot(reason, culprit), indent=1))
         temporary.replace(path)
+
+    def watch_sigterm(self) -> None:
+        """From here on SIGTERM first writes the lines in which this process is, if a directory is named. For the main thread."""
+        folder = os.environ.get(DIRECTORY_VARIABLE)
+        if not folder or threading.current_thread() is not threading.main_thread():
+            return
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self._stack = open(Path(folder) / f"rank-{self.rank}.stack", "w")  # open until `end`
+        except OSError as e:
+            print(f"rank {self.rank}: flight recorder: could not write to {folder}: {e}", file=sys.stderr)
+            return
+        faulthandler.register(signal.SIGTERM, self._stack, all_threads=True, chain=True)
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        """In a child that was forked: its end is not the rank's."""
+        if self._stack is not None:
+            faulthandler.unregister(signal.SIGTERM)
+
+    def end(self) -> None:
+        """Nothing is left to be watched."""
+        if self._stack is not None:
+            faulthandler.unregister(signal.SIGTERM)
+            self._stack.close()
+            with contextlib.suppress(OSError):
+                os.unlink(self._stack.name)
+            self._stack = None
 
     def write_on_failure(self, reason: str, culprit: int | None) -> None:
         """Write this rank's file once, if a directory is named. Failing here must not hide the failure itself."""
@@ -213,7 +246,7 @@ def _calls_kept() -> int:
 
 
 _ROOT = str(Path(__file__).parent.parent) + os.sep
-_OURS = (_ROOT + "ddp" + os.sep, _ROOT + "core" + os.sep)
+OURS = (_ROOT + "ddp" + os.sep, _ROOT + "core" + os.sep)
 _our_files: set[str] = set()  # those met so far
 
 
@@ -224,7 +257,7 @@ def _site() -> tuple[CodeType | None, int]:
         code = frame.f_code
         file = code.co_filename
         if file not in _our_files:
-            if not file.startswith(_OURS):
+            if not file.startswith(OURS):
                 return code, frame.f_lineno
             _our_files.add(file)
         frame = frame.f_back

@@ -160,6 +160,7 @@ class Reducer:
         # what the first backward has reached here, if all others do the same; None: not known
         self._reached: set[int] | None = None
         self._next = 0  # the bucket that is reduced next
+        self._started = 0  # when the last one began to be
         self._walking = False
         self._build(range(len(self.params))[::-1])
         for number, (_, p) in enumerate(self.params):
@@ -218,6 +219,8 @@ class Reducer:
     def _start(self, bucket: Bucket, local: bool = True) -> None:
         bucket.fill(local)
         self.recorder.about = bucket.__str__
+        # behind the last one backward has nothing left to do, and may wait right here
+        self._started = time.perf_counter_ns()
         try:
             bucket.work = self.reduction.start(bucket)
         except Exception as e:
@@ -234,8 +237,7 @@ class Reducer:
                 self._start(bucket, local)
             self.reduction.agree(self.buckets)
             assert self.began is not None
-            self.recorder.span("backward", self.began)
-            began = time.perf_counter_ns()
+            self.recorder.span("backward", self.began, self._started)
             for bucket in self.buckets:
                 try:
                     bucket.work.wait()
@@ -246,7 +248,7 @@ class Reducer:
                     gradients = bucket.gradients._a
                     gradients *= gradients.dtype.type(self.scale)
                 bucket.finish()
-            self.recorder.span(WAIT, began)
+            self.recorder.span(WAIT, self._started)
             self.ended = time.perf_counter_ns()
         finally:
             self._next, self._walking, self.began = 0, False, None
@@ -326,7 +328,7 @@ def check_same_model(tensors: Sequence[tuple[str, Tensor]], group: ProcessGroup)
     group.all_gather(digests, wrap(digest))
     if all(np.array_equal(d._a, digests[0]._a) for d in digests):
         return
-    from ddp.distributed import all_gather_object
+    from ddp.objects import all_gather_object
 
     everyone: list[Any] = []
     all_gather_object(everyone, mine, group)

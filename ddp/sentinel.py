@@ -21,7 +21,7 @@ from core._tensor import Tensor, wrap
 from core.errors import ArgumentError
 from core.nn.modules.module import Module
 from core.optim import Optimizer
-from ddp import distributed
+from ddp import distributed, objects
 from ddp.errors import MismatchError
 
 _DIGEST_BYTES = 16
@@ -78,7 +78,7 @@ class Sentinel:
         """The error, after a closer look together."""
         where = f"rank {self.group.world.rank}: sentinel: step {self.steps}"
         counts: list[Any] = []
-        distributed.all_gather_object(counts, [name for name, _ in tensors], self.group)
+        objects.all_gather_object(counts, [name for name, _ in tensors], self.group)
         if any(names != counts[0] for names in counts):
             return MismatchError(
                 f"{where}: expected the same tensors on every rank, got {[len(n) for n in counts]} of them by rank; build the model and "
@@ -122,7 +122,7 @@ class Sentinel:
             if places.size
             else ""
         )
-        distributed.all_gather_object(texts, told, self.group)
+        objects.all_gather_object(texts, told, self.group)
         return f"{name}: " + ", ".join(f"rank {self.group.ranks[r]} ({texts[r]})" for r in odd)
 
 

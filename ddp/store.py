@@ -288,6 +288,11 @@ class TCPStore(Store):
         if self._server is not None:
             self._server.close()
 
+    @property
+    def connections(self) -> int:
+        """At the master: how many processes are connected, this one included."""
+        return len(self._server._connections) if self._server is not None else 0
+
     def __del__(self) -> None:
         if hasattr(self, "_channel"):
             self.close()
@@ -321,6 +326,7 @@ class TCPStore(Store):
             )
         with self._lock:
             try:
+                self._channel.sock.settimeout(self._timeout_s)  # no operation waits for anybody
                 self._channel.send([name.encode(), raw, *values])
                 status, *result = self._channel.receive()
             except OSError as e:
@@ -425,6 +431,7 @@ class _Server:
     def _serve(self, sock: socket.socket) -> None:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _keep_alive(sock)
             channel = _welcome(sock, self._key)
             while True:
                 channel.send(self._answer(channel.receive()))
@@ -452,6 +459,14 @@ class _Server:
                 sock.shutdown(socket.SHUT_RDWR)
 
 
+def _keep_alive(sock: socket.socket) -> None:
+    """Let the system find out within seconds that the other end's host is gone."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 3), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
 def _exactly(sock: socket.socket, n: int) -> bytes:
     """The next n bytes, taken as they come: a claimed length allocates nothing."""
     parts, left = [], n
@@ -468,7 +483,7 @@ def _job_key() -> bytes:
     path = os.environ.get("LOCKSTEP_KEY_FILE")  # also of a process that is no rank
     if not path:
         return b""
-    from ddp.transport.zeromq import read_secret
+    from ddp.transport.curve import read_secret
 
     return hashlib.sha256(b"lockstep store\0" + read_secret(World(key_file=path))).digest()
 

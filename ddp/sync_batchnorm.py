@@ -2,11 +2,13 @@
 
 One all-reduce in forward (count, sum, sum of squares, in float64) and one in backward (Σg, Σg·x̂), so that training on
 parts of a batch equals training on the whole batch. Ranks may have batches of different lengths, even of none.
+In `ddp.Lockstep` the shards take the place of the ranks, and the sums are those of its tree: see `ddp.lockstep.phases`.
 Not here: ranks that leave early (`join`): the layer has no shadow of its own.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,13 @@ from core.nn.modules.batchnorm import _BatchNorm
 from core.nn.modules.module import Module
 from ddp import distributed
 from ddp.group import ProcessGroup
+
+
+class _StandIn(threading.local):
+    group: Any = None
+
+
+stand_in = _StandIn()  # of this thread: who answers in place of the process group (`ddp.lockstep.phases`)
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -38,10 +47,10 @@ class SyncBatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         by_batch = self.training or self.running_mean is None
-        if not by_batch or not distributed.is_initialized():
-            return super().forward(input)
-        group = distributed._group(self.process_group)
-        if group.size == 1:
+        group = stand_in.group
+        if group is None and distributed.is_initialized():
+            group = distributed._group(self.process_group)
+        if not by_batch or group is None or group.size == 1:
             return super().forward(input)
         self._check_input_dim(input)
         mean, var, n = _moments(input, group)

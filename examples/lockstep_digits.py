@@ -3,7 +3,8 @@
     python examples/lockstep_digits.py                                      one process; prints a digest at the end
     ddprun --elastic 1:3 examples/lockstep_digits.py                        three workers: the same digest
     ddprun --elastic 1:3 --replace examples/lockstep_digits.py --kill       … one of which kills itself half way: the same
-    mpirun -n 2 python examples/lockstep_digits.py                          over MPI: the same, but there nobody may die
+    mpirun -n 2 python examples/lockstep_digits.py                          over MPI: the same, but there a death ends the job …
+    mpirun --with-ft ulfm -n 3 python examples/lockstep_digits.py --kill    … unless the MPI survives it (Open MPI 5): the same
     ddprun chaos --kills 10 -- examples/lockstep_digits.py                  ten of them killed at random: the same
 
 Add --log FILE to two of these, and `ddprun verify FILE1 FILE2` names the first step and parameter that differ, if one does.

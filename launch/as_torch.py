@@ -1,8 +1,9 @@
 """Run a PyTorch script on Lockstep: `python -m launch.as_torch train.py args`, or `ddprun --as-torch -n 4 train.py args`.
 
-Inside the program `torch`, `torchvision` and everything below them are Lockstep's packages under PyTorch's names; no
-file of the program is touched, and an installed PyTorch is not looked at. A name that Lockstep lacks can be imported,
-because scripts import more than they use; using it is an error that names it.
+Inside the program and the Python processes that it starts `torch`, `torchvision` and everything below them are
+Lockstep's packages under PyTorch's names; no file of the program is touched, and an installed PyTorch is not looked at.
+A name that Lockstep lacks can be imported, because scripts import more than they use; using it is an error that names
+it.
 
 Not here: any function of torch's. This module only finds names, by the tables below; that it knows `core` and `ddp`
 is by their names as text, so that importing `launch` loads neither.
@@ -13,11 +14,13 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.util
+import os
 import runpy
 import sys
 import types
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from typing import Any
 
 # torch's package -> ours, the longest match wins; below it the names are the same
@@ -25,17 +28,24 @@ PACKAGES = {
     "torch": "core",
     "torch.distributed": "ddp",
     "torch.futures": "ddp.futures",
-    "torch.serialization": "core.serialize",
     "torchvision": "core.vision",
 }
 # names that torch keeps elsewhere than we do: module -> name -> "module:name"
 _DDP = "ddp:DistributedDataParallel"
 ELSEWHERE = {
-    "torch": {"__version__": "launch.as_torch:VERSION"},
+    "torch": {"__version__": "launch.as_torch:VERSION", "OutOfMemoryError": "core.cuda:OutOfMemoryError"},
+    "torch.version": {"__version__": "launch.as_torch:VERSION"},
     "torchvision": {"__version__": "launch.as_torch:VISION_VERSION"},
+    "torch.jit.annotations": {name: f"typing:{name}" for name in ("Any", "Dict", "List", "Optional", "Tuple", "Union")},
     "torch.nn": {"SyncBatchNorm": "ddp:SyncBatchNorm"},
-    "torch.nn.parallel": {"DistributedDataParallel": _DDP, "DataParallel": "core.nn:DataParallel"},
+    "torch.nn.parallel": {
+        "DistributedDataParallel": _DDP,
+        "DataParallel": "core.nn:DataParallel",
+        "data_parallel": "core.nn.data_parallel:data_parallel",
+    },
     "torch.nn.parallel.distributed": {"DistributedDataParallel": _DDP},
+    "torch.cuda.amp.grad_scaler": {"GradScaler": "core.cuda.amp:GradScaler"},
+    "torch.cuda.amp.autocast_mode": {"autocast": "core.cuda.amp:autocast"},
     "torch.utils.data.distributed": {"DistributedSampler": "ddp:DistributedSampler"},
     "torch.utils.data": {"DistributedSampler": "ddp:DistributedSampler"},
 }
@@ -54,7 +64,9 @@ class Missing:
         object.__setattr__(self, "_name", name)
 
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
-        raise MissingName(f"{self._name}: expected a name that Lockstep has, got one that it lacks; write it in terms of others")
+        raise MissingName(
+            f"{self._name}: expected a name that Lockstep has, got one that it lacks; write it in terms of others"
+        )
 
     __call__ = __mro_entries__ = __iter__ = __getitem__ = __enter__ = _refuse
 
@@ -62,6 +74,11 @@ class Missing:
         if name.startswith("__"):
             raise AttributeError(name)
         return Missing(f"{self._name}.{name}")
+
+    def __or__(self, other: Any) -> Missing:
+        return self  # in annotations: `x: torch.fx.Node | None`
+
+    __ror__ = __or__
 
     def __instancecheck__(self, instance: Any) -> bool:
         return False  # nothing is one
@@ -146,10 +163,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.argv = program
     if as_module:
         sys.path[0] = ""
+        _reach_children()
         runpy.run_module(program[0], run_name="__main__", alter_sys=True)
     else:
-        sys.path[0] = str(importlib.import_module("pathlib").Path(program[0]).resolve().parent)
+        sys.path[0] = str(Path(program[0]).resolve().parent)
+        _reach_children()
         runpy.run_path(program[0], run_name="__main__")
+
+
+def _reach_children() -> None:
+    """Python processes that the program starts get our path, or the environment; there `import torch` is Lockstep."""
+    names = str(Path(__file__).parent / "torch_names")
+    sys.path.insert(1, names)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [names, os.environ.get("PYTHONPATH")]))
 
 
 # -- finding names -----------------------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ from ddp.errors import DDPError, WorldError
 from launch import elastic, supervisor
 from launch.backends import load_launcher
 from launch.backends.base import KEY_HERE, Launcher, Session
-from launch.job import KEY_FROM_STDIN, Job, job_from_args
+from launch.desk import running_at
+from launch.job import KEY_FROM_STDIN, Job, job_from_args, own_options
 from launch.meeting import Guest, meet
 from launch.secret import derived_key, job_key, key_in_private_file, new_key, parse_key, read_key
 from launch.supervisor import Outcome
@@ -34,9 +35,10 @@ SUBCOMMANDS = {  # called in this process with the arguments that follow; the fu
     "chaos": "ddp.chaos:main",
     "verify": "ddp.verify:main",
 }
-JOBS = {  # run by all ranks: `ddprun tune -n 4 -- ARGS` is `ddprun -n 4 -m ddp.bench --tune ARGS`
+JOBS = {  # run by all ranks: `ddprun tune -n 4 ARGS` is `ddprun -n 4 -m ddp.bench --tune ARGS`
     "bench": ("ddp.bench",),
     "tune": ("ddp.bench", "--tune"),
+    "--tune": ("ddp.bench", "--tune"),
 }
 # The pause before restart k is 2 ** (k - 1) seconds, and at most this.
 LONGEST_PAUSE_S = 60.0
@@ -50,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         name, rest = (args[0], args[1:]) if args else ("", [])
         if name in SUBCOMMANDS:
             return _call(name, rest)
+        if name in JOBS and {"-h", "--help"} & {*rest}:
+            return _call_module(JOBS[name][0], ["--help"])
         return _launch(job_from_args(_arguments(name, rest) if name in JOBS else args))
     except DDPError as error:
         _tell(str(error))
@@ -61,6 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _call(name: str, args: list[str]) -> int:
     module, _, function = SUBCOMMANDS[name].partition(":")
     _check_exists(name, module)
+    return _call_module(module, args, function)
+
+
+def _call_module(module: str, args: list[str], function: str = "main") -> int:
     status: int | None = getattr(import_module(module), function)(args)
     return status or 0
 
@@ -68,8 +76,9 @@ def _call(name: str, args: list[str]) -> int:
 def _arguments(name: str, args: list[str]) -> list[str]:
     module, *its_own = JOBS[name]
     _check_exists(name, module)
-    end = args.index("--") if "--" in args else len(args)
-    return [*args[:end], "-m", module, *its_own, *args[end + 1 :]]
+    end = own_options(args)
+    its_own += args[end + (args[end : end + 1] == ["--"]) :]
+    return [*args[:end], "-m", module, *its_own]
 
 
 def _check_exists(name: str, module: str) -> None:
@@ -87,7 +96,9 @@ def _launch(job: Job) -> int:
         # Nothing is made for a run that will not be: no secret, so no number of the descriptor that would hold it.
         ranks = (job.size,) * job.nodes
         session = _session(job, secrets.token_hex(16), "/dev/fd/N", ranks, job.restarted)
-        shown = (elastic.plan(job, session, "/tmp/N") if job.elastic else launcher.plan(job, session)).describe()
+        shown = (
+            elastic.plan(job, session, elastic.at_start(job, "/tmp/N")) if job.elastic else launcher.plan(job, session)
+        ).describe()
         print(shown if job.dry_run else shown.replace(KEY_HERE, new_key().hex()))
         return 0
     ear = sys.stdin.fileno() if job.key_file == KEY_FROM_STDIN else None
@@ -107,6 +118,9 @@ def _run_once(job: Job, launcher: Launcher, key: bytes | None, ear: int | None, 
     """One run, with a name and a key of its own."""
     name = secrets.token_hex(16)
     ranks: tuple[int, ...] = (job.size,)
+    running = running_at((job.master_addr, job.master_port), job.meeting_timeout_s) if job.join else None
+    if running is not None:
+        name = running.job
     if launcher.name == "local" and job.nodes > 1:
         assert key is not None  # see launch.job
         guest = Guest(job.nodes, job.node_rank, job.size, job.name, restart)
@@ -115,7 +129,7 @@ def _run_once(job: Job, launcher: Launcher, key: bytes | None, ear: int | None, 
     secret = new_key() if key is None else derived_key(key, name)
     with job_key(secret) if launcher.inherits else key_in_private_file(secret, _shared_directory(job)) as (path, fds):
         if job.elastic:
-            return elastic.run(job, _session(job, name, path, ranks, restart), fds)
+            return elastic.run(job, _session(job, name, path, ranks, restart), fds, secret, running)
         plan = launcher.plan(job, _session(job, name, path, ranks, restart))
         for note in plan.notes:
             _tell(note)

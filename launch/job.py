@@ -64,12 +64,15 @@ class Job:
     # what is seen of it, and what happens when it fails
     restarts: int = 0
     restarted: int = 0  # so often before we began: LOCKSTEP_RESTART here
-    log_dir: str = ""  # for files rank-0.out, rank-0.err; empty: none
+    log_dir: str = ""  # for files rank-0.out, rank-0.err, and rank-0.json if it fails; empty: none
+    timeline: str = ""  # file for the timeline of all ranks; empty: none
+    progress: bool = False  # rank 0 counts steps
     shown: tuple[int, ...] | None = None  # ranks whose lines we show; None: all
     dry_run: bool = False
     # workers that may come and go
     elastic: tuple[int, int] | None = None  # how few and how many
     replace: bool = False  # those that are killed
+    join: bool = False  # these are for a job that runs already, whose desk is at master_addr:master_port
 
 
 def job_from_args(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Job:
@@ -81,10 +84,21 @@ def job_from_args(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         parser.error(str(error))
 
 
+def own_options(argv: Sequence[str]) -> int:
+    """How many of the arguments are options of ddprun and their values: up to "--", or to an option that it has not."""
+    known = _parser()._option_string_actions
+    for i, arg in enumerate(argv):
+        if arg == "--" or (arg.startswith("--") and arg.partition("=")[0] not in known):
+            return i
+    return len(argv)
+
+
 def _checked(found: argparse.Namespace, environ: Mapping[str, str]) -> Job:
     launcher = found.launcher or ("ssh" if found.hostfile else "local")
     cores = usable_cores()
-    address, port = found.rdzv or (found.master_addr, found.master_port or (MASTER_PORT if found.master_addr else 0))
+    address, port = (
+        found.join or found.rdzv or (found.master_addr, found.master_port or (MASTER_PORT if found.master_addr else 0))
+    )
     hosts = read_hosts(found.hostfile) if found.hostfile and launcher == "ssh" else ()
     most = found.elastic[1] if found.elastic else 0
     size = len(cores) if found.n == "auto" else found.n or most or sum(host.slots for host in hosts) or 1
@@ -116,11 +130,14 @@ def _checked(found: argparse.Namespace, environ: Mapping[str, str]) -> Job:
         restarted=int(restarted) if restarted.isascii() and restarted.isdigit() else 0,
         log_dir=os.path.abspath(found.log_dir) if found.log_dir else "",
         shown=() if found.output == "files" else found.ranks,
+        timeline=os.path.abspath(found.timeline) if found.timeline else "",
+        progress=found.progress,
         dry_run=found.dry_run,
-        elastic=found.elastic,
+        elastic=(1, size) if found.join else found.elastic,
         replace=found.replace,
+        join=bool(found.join),
     )
-    _check_elastic(job)
+    _check_elastic(job, found)
     _check_program(job)
     _check_output(job, found)
     _check_hosts(job, found)
@@ -139,14 +156,24 @@ def _check_program(job: Job) -> None:
         )
 
 
-def _check_elastic(job: Job) -> None:
+def _check_elastic(job: Job, found: argparse.Namespace) -> None:
     if job.replace and not job.elastic:
         raise WorldError("--replace: expected --elastic MIN:MAX with it, got none; --restarts N starts all ranks again")
+    if job.join and (found.elastic or found.rdzv):
+        raise WorldError(
+            "--join: expected neither --elastic nor --rdzv with it, which are for who starts the job, got one"
+        )
     if job.elastic and (job.launcher != "local" or job.nodes > 1 or job.bind):
         raise WorldError(
-            "--elastic: expected workers on this host, not bound to cores, got several hosts, --bind or another launcher"
+            "--elastic: expected workers on this host, not bound to cores, got several hosts, --bind or another launcher; "
+            "other hosts come by ddprun --join HOST:PORT"
         )
-    if job.elastic and not job.elastic[0] <= job.size <= job.elastic[1]:
+    if job.elastic and job.master_addr and not job.key_file:
+        raise WorldError(
+            f"{'--join' if job.join else '--rdzv'}: expected --key-file KEY as well, got none; make a key with ddprun keygen"
+        )
+    shared = job.master_addr and not job.join  # then others may come
+    if job.elastic and not (1 if shared else job.elastic[0]) <= job.size <= job.elastic[1]:
         raise WorldError(f"--elastic {job.elastic[0]}:{job.elastic[1]}: expected -n between them, got {job.size}")
 
 
@@ -161,6 +188,10 @@ def _check_output(job: Job, found: argparse.Namespace) -> None:
         raise WorldError(
             f"--output, --log-dir, --ranks: expected ranks that ddprun starts, got --launcher {job.launcher}; "
             f"give {job.launcher} its own options: --launcher-args='…'"
+        )
+    if (job.timeline or job.progress) and (job.elastic or job.launcher == "mpijob"):
+        raise WorldError(
+            "--timeline, --progress: expected ranks that stay, and can write here, got --elastic or --launcher mpijob"
         )
     if job.nodes == 1 and (absent := [rank for rank in found.ranks or () if rank >= job.size]):
         raise WorldError(f"--ranks: expected ranks below {job.size}, got {absent[0]}; ranks count from 0")
@@ -274,6 +305,12 @@ def _parser() -> argparse.ArgumentParser:
         help="for ddp.Lockstep: start MAX workers (or -n), and go on as long as MIN of them are left",
     )
     add("--replace", action="store_true", help="with --elastic: start another worker for one that is killed")
+    add(
+        "--join",
+        type=values.endpoint,
+        metavar="HOST:PORT",
+        help="start N more workers, on this host, for a job that runs already: --elastic MIN:MAX --rdzv HOST:PORT there",
+    )
 
     add = parser.add_argument_group("what is shown").add_argument
     add(
@@ -281,8 +318,20 @@ def _parser() -> argparse.ArgumentParser:
         choices=("prefix", "files", "tee"),
         help="show the ranks' lines behind a prefix, write them to files, or both (default: prefix; tee with --log-dir)",
     )
-    add("--log-dir", "--log_dir", default="", metavar="DIR", help="for the files rank-0.out, rank-0.err, …")
+    add(
+        *("--log-dir", "--log_dir"),
+        default="",
+        metavar="DIR",
+        help="for the files rank-0.out, rank-0.err, … and, when the job fails, rank-0.json, … for `ddprun doctor DIR`",
+    )
     add("--ranks", type=values.ranks, metavar="0,3", help="show the lines of these ranks only; files get all")
+    add("--progress", action="store_true", help="rank 0 shows how many steps it has made, and how fast")
+    add(
+        "--timeline",
+        default="",
+        metavar="OUT.json",
+        help="what each rank computed, sent and waited for, for ui.perfetto.dev: a file of all ranks, when they have ended",
+    )
 
     add = parser.add_argument_group("several hosts: the same command on each").add_argument
     add("--nodes", "--nnodes", type=values.positive, default=1, metavar="N", help="how many hosts")

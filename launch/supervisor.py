@@ -155,6 +155,7 @@ class _Supervisor:
                 raise _StartError(
                     f"--log-dir: expected a directory, got {self.plan.log_dir}: {error.strerror}"
                 ) from error
+            self._put_recordings_away()
         # Signals wait until all have started: between fork and exec a child still has our handlers.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
         try:
@@ -163,6 +164,21 @@ class _Supervisor:
                 self._start_one(process, prepare)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _put_recordings_away(self) -> None:
+        """Flight recordings of an earlier run are not of this one. Those of the failure before this restart stay, in a folder."""
+        for process in self.plan.processes:
+            for kind in ("json", "stack"):
+                name = f"rank-{process.rank}.{kind}"
+                path = os.path.join(self.plan.log_dir, name)
+                with suppress(OSError):  # there is none, or it is not ours to move; the run is more important
+                    if self.again:
+                        folder = os.path.join(self.plan.log_dir, f"before-restart-{process.env['LOCKSTEP_RESTART']}")
+                        os.stat(path)
+                        os.makedirs(folder, exist_ok=True)
+                        os.replace(path, os.path.join(folder, name))
+                    else:
+                        os.unlink(path)
 
     def _start_one(self, process: Process, prepare: Callable[[tuple[int, ...]], None]) -> None:
         plan = self.plan
@@ -415,6 +431,8 @@ class _Supervisor:
             if child.errors is not None and child.errors.last:
                 self._tell(f"the last lines of {name} on stderr were:")
                 self._show(2, b"".join(b"    " + line + b"\n" for line in child.errors.last))
+            if self.plan.log_dir and any(entry.endswith(".json") for entry in os.listdir(self.plan.log_dir)):
+                self._tell(f"who was at fault, by the last calls of all ranks: ddprun doctor {self.plan.log_dir}")
             return Outcome(status if status > 0 else 128 - status, f"{name} {ending}")
         if self.stop_signal is not None:
             self._tell(f"ended by {_signal_name(self.stop_signal)} after {time.monotonic() - self.began:.1f} s{others}")

@@ -17,7 +17,7 @@ import torch.optim as optim
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
-from torch.fx import symbolic_trace            # not ours, and not used
+from torch.export import export               # not ours, and not used
 import torch.jit.frontend                      # not ours, and not used
 
 dist.init_process_group("gloo")
@@ -57,9 +57,12 @@ def test_alone_and_in_twos_print_the_same(program):
 
 
 USES = {
-    "torch.fx.symbolic_trace": "from torch.fx import symbolic_trace\nsymbolic_trace(1)",
+    "torch.export.export": "from torch.export import export\nexport(1)",
     "torch.nn.NoSuchLayer": "import torch.nn as nn\nnn.NoSuchLayer(3)",
     "torch.no_such": "from torch import no_such\nclass A(no_such): pass",
+    "torch.ao.quantization.QConfig": "import torch.ao.quantization as q\ndef f(x: q.QConfig | None): pass\nq.QConfig(1)",
+    "torch.quantization": "import torch\ntorch.quantization.quantize_dynamic(1)",
+    "torch._inductor.run": "import torch._inductor\ntorch._inductor.config.debug = True\ntorch._inductor.run()",
     "torch.jit.frontend.thing": "import torch.jit.frontend\ntorch.jit.frontend.thing(2)",
 }
 
@@ -81,6 +84,30 @@ def test_a_module_runs_too(tmp_path):
     (tmp_path / "pack" / "main.py").write_text("import torch, sys\nprint(torch.ones(2), sys.argv[1:])")
     done = jobs.run([sys.executable, "-m", "launch.as_torch", "-m", "pack.main", "x"], cwd=tmp_path)
     assert done.stdout == "tensor([1., 1.]) ['x']\n"
+
+
+CHILDREN = """
+import multiprocessing, subprocess, sys
+import torch, torch.nn
+
+def work(x):
+    import torchvision
+    return (x * 2).tolist(), torch.nn.Linear.__module__, torchvision.__name__
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.apply(work, (torch.ones(2),)))
+    code = "import torch.nn.functional as F, torchvision, torch; print(F.relu(torch.tensor([-1.0, 2.0])), torch.__version__)"
+    print(subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=True).stdout)
+"""
+
+
+def test_python_processes_that_the_program_starts_find_lockstep_too(tmp_path):
+    path = tmp_path / "children.py"
+    path.write_text(CHILDREN)
+    spawned, started, _ = jobs.run([sys.executable, "-m", "launch.as_torch", str(path)]).stdout.splitlines()
+    assert spawned == "([2.0, 2.0], 'core.nn.modules.linear', 'torchvision')"
+    assert started.startswith("tensor([0., 2.]) ") and started.endswith("+lockstep")
 
 
 def test_nothing_to_run():

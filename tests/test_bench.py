@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import pytest
 
+import core
 from core.errors import ArgumentError
-from ddp import bench
+from ddp import bench, plot, scaling
 from ddp.bench import KB, MB, Row
 from ddp.transport import tuning
 from ddp.transport.tuning import Tuning
@@ -34,6 +36,53 @@ def test_the_table_of_a_job():
     assert lines[0] == "zmq, 2 ranks" and lines[2] == "| op | size | time | GB/s |", done.stdout + done.stderr
     rows = [line.split(" | ")[:2] for line in lines[4:]]
     assert rows == [[f"| {op}", "4 KB"] for op in bench.OPS]
+
+
+def test_the_scaling_of_a_model_is_told_and_drawn(tmp_path):
+    done = bench_job("--scaling", "mlp", "--turns", "1", "--plot", str(tmp_path / "d" / "mlp.svg"))
+    lines = [line.partition("] ")[2] for line in done.stdout.splitlines()]
+    assert lines[0] == "mlp over zmq" and lines[2] == "| ranks | samples/s | a step | efficiency |", (
+        done.stdout + done.stderr
+    )
+    rows = [line.strip("| ").split(" | ") for line in lines[4:6]]
+    assert [row[0] for row in rows] == ["1", "2"] and rows[0][3] == "1.00"
+    one, two = (float(row[1].replace(",", "")) for row in rows)
+    assert float(rows[1][3]) == pytest.approx(two / (2 * one), abs=0.01) and one > 0 and two > 0
+    drawn = ElementTree.parse(tmp_path / "d" / "mlp.svg").getroot()
+    names = [each.text for each in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"mlp: samples/s", "ranks", "samples/s", "measured", "k times one rank"} <= set(names)
+
+
+@pytest.mark.parametrize("model", scaling.MODELS)
+def test_models_that_scale_can_be_trained(model):
+    network, x, target = scaling.MODELS[model]()
+    core.nn.functional.cross_entropy(network(x), target).backward()
+    assert all(p.grad is not None for p in network.parameters()) and len(x) == len(target)
+
+
+def test_a_chart_has_its_points_where_they_belong():
+    drawn = ElementTree.fromstring(plot.svg("a < b", "x", "y", {"one": [(0, 0), (2, 5), (4, 10)]}))
+    line = drawn.find("{http://www.w3.org/2000/svg}polyline").get("points")
+    assert line == "80.0,370.0 350.0,205.0 620.0,40.0"
+    assert [plot._ticks(most)[-1] for most in (0, 0.3, 1, 7, 81, 4096)] == pytest.approx([1, 0.3, 1, 7, 100, 5000])
+
+
+def test_a_chart_that_cannot_be_drawn_is_refused_before_the_measurement(monkeypatch, tmp_path):
+    with pytest.raises(ArgumentError, match=r"expected a file \.svg or \.png, got x\.jpg"):
+        bench.main(["--plot", "x.jpg"])
+    monkeypatch.setattr(plot, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="pip install matplotlib"):
+        bench.main(["--plot", "x.png"])
+    with pytest.raises(ArgumentError, match="expected points, got none"):
+        plot.save(tmp_path / "x.svg", "", "", "", {})
+
+
+def test_bandwidths_are_drawn_for_both():
+    rows = [Row("broadcast", 4 * KB, 1e-5, 1e-3), Row("broadcast", 8 * KB, 2e-5, None)]
+    lines = bench.bandwidths(rows)
+    assert list(lines) == ["broadcast", "broadcast, Gloo"]
+    assert lines["broadcast"] == [(12, pytest.approx(0.4096)), (13, pytest.approx(0.4096))]
+    assert lines["broadcast, Gloo"] == [(12, pytest.approx(0.004096))]
 
 
 def test_a_peer_is_set_beside_us(monkeypatch):

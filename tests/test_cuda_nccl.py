@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 from ml_dtypes import bfloat16
 
-from core import backend
+import core
+from core import backend, cuda
 from core.errors import ArgumentError, DTypeError
 from ddp.env import World
 from ddp.errors import DDPError, DeadlineError
+from ddp.transport import cuda_ipc
 from ddp.transport.base import Call, Deadline
+from ddp.transport.cuda_ipc import IPCTransport
 from ddp.transport.loopback import LoopbackTransport
 from ddp.transport.nccl import NCCLTransport
 from ddp.transport.threads import run
 from tests import devices
-from tests.fake_cuda import Array, State
+from tests.fake_cuda import OPEN_HANDLES, Array, State
 
 fake = devices.fake
 
@@ -171,20 +174,13 @@ def body(transport, dtype):
     transport.all_reduce(host, "sum", call("all_reduce", host, "sum"), soon())
     found["host"] = Array(host)
     transport.flush(soon())
-    transport.synchronize(soon())
+    if hasattr(transport, "synchronize"):
+        transport.synchronize(soon())
     transport.barrier(Call("barrier", 0, "uint8", 0), soon())
     return {k: v if v is None else v.host.astype(np.float64) for k, v in found.items()}
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, bfloat16])
-def test_two_ranks(nccl, dtype):
-    def rank(carrier):
-        transport = NCCLTransport.over(carrier, 10.0)
-        results = body(transport, dtype)
-        transport.close()
-        return results
-
-    results = run(2, rank, 30.0)
+def check_two_ranks(results, dtype):
     a, b = (drawn(k, 6, dtype).astype(float) for k in range(2))
     for k, r in enumerate(results):
         np.testing.assert_array_equal(r["sum"], a + b)
@@ -199,6 +195,18 @@ def test_two_ranks(nccl, dtype):
         np.testing.assert_array_equal(r["host"], a + b)
     assert results[0]["gather"] is None
     np.testing.assert_array_equal(results[1]["gather"], [a, b])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, bfloat16])
+def test_two_ranks(nccl, dtype):
+    def rank(carrier):
+        transport = NCCLTransport.over(carrier, 10.0)
+        results = body(transport, dtype)
+        transport.close()
+        return results
+
+    results = run(2, rank, 30.0)
+    check_two_ranks(results, dtype)
     assert nccl.ids == [bytes(range(128))] * 2
 
 
@@ -262,3 +270,131 @@ def test_nothing_is_watched_under_capture(alone):
         alone.flush(soon())
         stream.end_capture()
     assert not alone._pending and alone._kept
+
+
+# -- through process groups --------------------------------------------------------------------------------------------
+
+
+def grouped(transport):
+    """A process group over a transport, as `init_process_group` makes it."""
+    from ddp.group import Lane, ProcessGroup
+
+    world = World(transport.rank, transport.size, transport.rank, transport.size)
+    return ProcessGroup(Lane(transport), world, range(transport.size), 0, 10.0)
+
+
+def reduced(transport):
+    """Device tensors through a group: whole, a view that is not contiguous, and one that only the host can reduce."""
+    group = grouped(transport)
+    found = []
+    base = core.from_numpy(drawn(transport.rank, 12)).to("cuda")
+    for t in (base.clone(), base.clone().reshape(3, 4).t()):
+        group.all_reduce(t, "sum")
+        found.append(t.cpu().numpy())
+    one, two = base.clone(), base * 2
+    works = [group.all_reduce(t, "avg", async_op=True) for t in (one, two)]
+    assert all(w.wait() and w.is_success() for w in works)
+    found += [one.cpu().numpy(), two.cpu().numpy()]
+    t = base.clone()
+    group.broadcast(t, 1)
+    found.append(t.cpu().numpy())
+    flags = core.from_numpy(drawn(transport.rank, 4) > 0).to("cuda")
+    group.all_reduce(flags, "bor")
+    found.append(flags.cpu().numpy())
+    group.lane.close()
+    return found
+
+
+def check_reduced(results):
+    a, b = (drawn(k, 12) for k in range(2))
+    flags = (drawn(0, 4) > 0) | (drawn(1, 4) > 0)
+    for found in results:
+        for got, expected in zip(found, [a + b, (a + b).reshape(3, 4).T, (a + b) / 2, a + b, b, flags], strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_groups_give_nccl_arrays_of_the_device(nccl):
+    check_reduced(run(2, lambda carrier: reduced(NCCLTransport.over(carrier, 10.0)), 30.0))
+
+
+def test_waiting_is_left_to_the_stream(alone, nccl, monkeypatch):
+    """A collective is asked for at once, in the caller's thread and on its stream; `wait` does not stop the host."""
+    late(alone, monkeypatch)
+    group, waited = grouped(alone), []
+    monkeypatch.setattr("tests.fake_cuda.Stream.wait_event", lambda self, event: waited.append(self.ptr))
+    work = group.all_reduce(core.ones(3, device="cuda"), "sum", async_op=True)
+    assert work.is_completed() and group.lane._thread is None and waited == [alone._stream.ptr]
+    work.wait()
+    assert waited == [alone._stream.ptr, 0] and len(alone._pending) == 1
+
+
+@pytest.mark.parametrize("size", [2])
+def test_other_transports_get_pinned_arrays_of_the_host(fake, monkeypatch, size):
+    seen = []
+
+    def body(transport):
+        plain = transport.all_reduce
+        be = backend.get("cuda")
+        monkeypatch.setattr(
+            transport, "all_reduce", lambda array, *rest: (seen.append(be.is_pinned(array)), plain(array, *rest))[1]
+        )
+        return reduced(transport)
+
+    cuda.init()
+    check_reduced(run(size, body, 30.0))
+    assert seen and all(seen)
+
+
+def test_a_copy_that_never_ends_is_an_error(fake, monkeypatch):
+    cuda.init()
+    group = grouped(LoopbackTransport.open(World(), 5.0))
+    group.timeout_s = 0.1
+    monkeypatch.setattr(
+        "tests.fake_cuda.Stream.record", lambda self, event=None: SimpleNamespace(done=False, at_ms=0.0)
+    )
+    with pytest.raises(DeadlineError, match=r"all_reduce #1 .*expected the GPU to copy within 0.1 s"):
+        group.all_reduce(core.ones(3, device="cuda"), "sum")
+    group.lane.close()
+
+
+# -- several processes on one GPU --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, bfloat16])
+@pytest.mark.parametrize("window", [16, 1 << 20])
+def test_windows_of_one_gpu(fake, monkeypatch, dtype, window):
+    monkeypatch.setattr(cuda_ipc, "WINDOW_BYTES", window)
+    cuda.init()
+
+    def rank(carrier):
+        transport = IPCTransport(carrier, soon())
+        try:
+            return body(transport, dtype) | {"group": reduced(transport) if dtype == np.float32 else None}
+        finally:
+            transport.close()
+            transport.close()
+
+    results = run(2, rank, 60.0)
+    check_two_ranks(results, dtype)
+    if dtype == np.float32:
+        check_reduced([r["group"] for r in results])
+    assert not OPEN_HANDLES
+
+
+def test_another_gpu_is_an_error(fake, monkeypatch):
+    cuda.init()
+    runtime = backend.get("cuda").xp.cuda.runtime
+
+    def refuse(handle):
+        raise RuntimeError("cudaErrorMapBufferObjectFailed: mapping of buffer object failed")
+
+    monkeypatch.setattr(runtime, "ipcOpenMemHandle", refuse)
+    with pytest.raises(
+        DDPError, match=r"rank \d: transport ipc: expected rank \d to use the same GPU, got .*; use nccl"
+    ):
+        run(2, lambda carrier: IPCTransport(carrier, soon()), 30.0)
+
+
+def test_nccl_wants_a_gpu_for_each_rank(nccl):
+    with pytest.raises(ArgumentError, match="expected a GPU for each rank of this host, got 1 for 2"):
+        NCCLTransport.open(World(0, 2, 0, 2), 5.0)

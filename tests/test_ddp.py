@@ -146,6 +146,10 @@ def sub_groups():
     ddp.barrier()
 
 
+def each_key(size):
+    return [[r] for r in range(size)]
+
+
 def objects():
     rank, size = rank_size()
     out = [None] * size
@@ -154,7 +158,11 @@ def objects():
     items = [rank, "x"] if rank == size - 1 else [None, None]
     ddp.broadcast_object_list(items, src=size - 1)
     assert items == [size - 1, "x"]
-    with pytest.raises(TypeError, match="expected an object that JSON can carry"):
+    ddp.all_gather_object(out, {rank: (core.ones(rank), np.float32(rank))})
+    assert [list(each) for each in out] == each_key(size) and all(
+        len(out[r][r][0]) == r == out[r][r][1] for r in range(size)
+    )
+    with pytest.raises(TypeError, match=r"all_gather_object: expected numbers, .* or tensors, got builtins\.object"):
         ddp.all_gather_object(out, object())
 
 

@@ -62,6 +62,10 @@ WORLDS = {
     ),
     "srun, told the port alone": ({**NODES, "MASTER_PORT": "99"}, replace(AT_NODE_2, master_port=99)),
     "pmix and an exported size": ({"PMIX_RANK": "1", "WORLD_SIZE": "3"}, World(1, 3, launcher="pmix")),
+    "by hand, all on this host": (
+        {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1"},
+        World(1, 4, 1, 4, launcher="ddprun"),
+    ),
     # several that agree
     "srun --mpi=pmi2": ({**STEP, "PMI_RANK": "4", "PMI_SIZE": "7"}, World(4, 7, 0, 2, 2, "mpich")),
     "srun --mpi=pmix": ({**STEP, "PMIX_RANK": "4"}, World(4, 7, 0, 2, 2, "slurm")),
@@ -92,7 +96,7 @@ ERRORS = {
     "empty size": ({"RANK": "0", "WORLD_SIZE": ""}, "got RANK=0 alone"),
     "mpi size alone": ({"OMPI_COMM_WORLD_SIZE": "2"}, "got OMPI_COMM_WORLD_SIZE=2 alone"),
     "pmix alone": ({"PMIX_RANK": "0"}, r"got PMIX_RANK=0 alone; .*WORLD_SIZE"),
-    "local rank without size": ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "LOCAL_WORLD_SIZE too"),
+    "local rank without size": ({"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, "LOCAL_WORLD_SIZE too"),
     "not a number": ({"RANK": "one", "WORLD_SIZE": "2"}, "whole number.*RANK='one'"),
     "a fraction": ({"RANK": "0", "WORLD_SIZE": "2.0"}, r"whole number.*WORLD_SIZE='2\.0'"),
     "digits of another script": ({"RANK": "٣", "WORLD_SIZE": "4"}, "whole number"),

@@ -140,6 +140,7 @@ JOBS = {
     "tee": (["--log-dir", "/l", "{file}"], {"log_dir": "/l", "shown": None}),
     "files": (["--log-dir", "/l", "--output", "files", "{file}"], {"log_dir": "/l", "shown": ()}),
     "ranks": (["-n", "4", "--ranks", "0,3", "{file}"], {"shown": (0, 3)}),
+    "timeline": (["--timeline", "/l/o.json", "--progress", "{file}"], {"timeline": "/l/o.json", "progress": True}),
     "bind": (["--bind", "cores", "{file}"], {"bind": True}),
     "no bind": (["--bind", "none", "{file}"], {"bind": False}),
     "mpirun": (
@@ -171,6 +172,8 @@ MISTAKES = {
     "IPv6": (["--rdzv", "::1:80", "x.py"], "IPv4 address, got '::1:80'"),
     "standalone": (["--standalone", "--nodes", "2", "{file}"], "one host, got --nodes 2"),
     "patience": (["--rdzv-timeout", "nan", "x.py"], "seconds, more than 0, got 'nan'"),
+    "steps of who comes and goes": (["--elastic", "1:2", "--progress", "{file}"], "expected ranks that stay"),
+    "a timeline of who comes and goes": (["--elastic", "1:2", "--timeline", "o", "{file}"], "expected ranks that stay"),
     "files nowhere": (["--output", "files", "{file}"], "add --log-dir"),
     "prefix and files": (["--output", "prefix", "--log-dir", "l", "{file}"], "leave one of the two out"),
     "ranks of nothing": (["--output", "files", "--log-dir", "l", "--ranks", "0", "{file}"], "use --output tee"),
@@ -395,7 +398,7 @@ PLANS = {
     "output": (
         Job(size=1, program=("a.py",), python="py", log_dir="/l", shown=()),
         Plan(
-            (Process(0, ("py", "a.py"), golden_env(0, 1, "1"), prefixed=False),),
+            (Process(0, ("py", "a.py"), golden_env(0, 1, "1") | {"LOCKSTEP_RECORD_DIR": "/l"}, prefixed=False),),
             (f"1 rank on 1 core, 1 thread for each {CHOOSE}",),
             log_dir="/l",
             shown=(),
@@ -416,6 +419,8 @@ PLANS = {
             log_dir="/l",
             shown=(0, 2),
             name="x",
+            timeline="/l/o.json",
+            progress=True,
         ),
         Plan(
             tuple(
@@ -426,7 +431,8 @@ PLANS = {
                         host.name,
                         "cd '/my work' && exec env 'PATH=/bin:/my bin' LOCKSTEP_RESTART=0 "
                         f"py -m launch -n {host.slots} --nodes 2 --node-rank {node} --rdzv a:29500 --rdzv-timeout 600 "
-                        "--key-file - --job x --bind cores --output tee --log-dir /l --ranks 0,2 a.py --lr 'a b'",
+                        "--key-file - --job x --bind cores --output tee --log-dir /l --ranks 0,2 "
+                        "--timeline /l/o.json --progress a.py --lr 'a b'",
                     ),
                     {},
                     name=f"host {host.name}",
@@ -448,6 +454,7 @@ PLANS = {
             launcher="mpirun",
             launcher_args=("--output", "tag"),
             hostfile="hosts",
+            timeline="/l/o.json",
         ),
         Plan(
             (
@@ -455,9 +462,9 @@ PLANS = {
                     0,
                     (
                         *"mpirun -n 2 --hostfile hosts -x LOCKSTEP_JOB -x LOCKSTEP_KEY_FILE -x LOCKSTEP_RESTART".split(),
-                        *"-x PYTHONUNBUFFERED -x PATH --output tag py a.py b".split(),
+                        *"-x LOCKSTEP_TIMELINE -x PYTHONUNBUFFERED -x PATH --output tag py a.py b".split(),
                     ),
-                    MPI_ENV,
+                    MPI_ENV | {"LOCKSTEP_TIMELINE": "/l/o.json"},
                     name="mpirun",
                     prefixed=False,
                 ),
@@ -1074,6 +1081,28 @@ def test_the_cause_is_shown_though_its_output_is_not(script, tmp_path):
     assert ended.stderr.endswith(b"the last lines of rank 1 on stderr were:\n    no luck 1\n")
 
 
+def test_a_failed_jobs_flight_recordings_are_beside_its_output(script, tmp_path):
+    (tmp_path / "rank-0.json").write_text("of a run before")
+    body = "import core, ddp\nddp.init_process_group()\nddp.barrier()\nassert not rank\nddp.barrier()"
+    ended = ddprun("-n", "2", "--log-dir", str(tmp_path), script(body))
+    assert ended.returncode == 1
+    assert ended.stderr.endswith(b"by the last calls of all ranks: ddprun doctor %s\n" % bytes(tmp_path))
+    told = subprocess.run(
+        [sys.executable, "-m", "launch", "doctor", str(tmp_path)], capture_output=True, text=True, timeout=30
+    )
+    assert told.stdout.startswith("rank 1 is at fault: it raised AssertionError"), told
+    ended = ddprun("-n", "2", "--log-dir", str(tmp_path), script("print(rank)"))
+    assert not list(tmp_path.glob("*.json")) and b"doctor" not in ended.stderr
+
+
+def test_flight_recordings_of_each_failure_stay_apart(script, tmp_path):
+    body = "import core, ddp\nddp.init_process_group()\nddp.barrier()\nassert not rank, os.environ['LOCKSTEP_RESTART']\nddp.barrier()"
+    assert ddprun("-n", "2", "--restarts", "1", "--log-dir", str(tmp_path), script(body)).returncode == 1
+    for folder, restart in ((tmp_path / "before-restart-1", "0"), (tmp_path, "1")):
+        assert f"AssertionError: {restart}" in (folder / "rank-1.json").read_text()
+        assert {path.name for path in folder.glob("*.json")} == {"rank-0.json", "rank-1.json"}
+
+
 def test_files_begin_anew_and_go_on_through_restarts(script, tmp_path):
     path = script("print(os.environ['LOCKSTEP_RESTART'])\nsys.exit(os.environ['LOCKSTEP_RESTART'] == '0')")
     for _ in range(2):
@@ -1115,6 +1144,26 @@ def test_a_command_that_is_not_installed(monkeypatch, capsys):
     monkeypatch.setitem(cli.SUBCOMMANDS, "chaos", "ddp.no_such_module:main")
     assert main(["chaos"]) == 2
     assert "chaos: expected the module ddp.no_such_module, got none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv, program",
+    [
+        (["bench", "-n", "2", "--max-mb", "1"], "-m ddp.bench --max-mb 1"),
+        (["bench", "-n2", "--max-mb=1", "-n", "3"], "-m ddp.bench --max-mb=1 -n 3"),
+        (["--tune", "-n", "2"], "-m ddp.bench --tune"),
+    ],
+)
+def test_what_ddprun_does_not_know_is_the_commands(argv, program, capsys):
+    argv[1:1] = ["--dry-run"]
+    assert main(argv) == 0
+    assert capsys.readouterr().out.count(f"{program}\n") == 2
+
+
+def test_help_of_a_command_that_is_a_job(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["tune", "-h"])
+    assert ended.value.code == 0 and "--max-mb" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("argv", (["./doctor"], ["-n", "1", "doctor"], ["-n1", "doctor", "x"]))

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -138,17 +139,21 @@ exec ip netns exec NAME unshare --uts sh -c "hostname lockstep-b; $*"
 """
 
 
-@needs_mpi
-def test_mpirun_between_hosts(hosts, tmp_path):
-    """Open MPI starts its daemon on the other host, and carries the data."""
+def by_mpirun(hosts: Hosts, tmp_path: Path, *program: str) -> subprocess.Popen[str]:
+    """ddprun on the first host, which starts a rank on each by Open MPI, whose daemon goes to the other host."""
     agent = tmp_path / "agent"
     agent.write_text(AGENT.replace("NAME", hosts.names[1]))
     agent.chmod(0o755)
     mpi = f"--prtemca plm_ssh_agent {agent} --host {','.join(f'{a}:1' for a in ADDRESSES)} --mca pml ob1 --mca btl self,tcp"
-    ddprun = [sys.executable, "-m", "launch", "--launcher", "mpirun", "-n", "2", f"--launcher-args={mpi}", "-m", "ddp"]
+    ddprun = [sys.executable, "-m", "launch", "--launcher", "mpirun", "-n", "2", f"--launcher-args={mpi}", *program]
     # Open MPI tells hosts apart by their names
-    named = hosts.start(0, "unshare", "--uts", "sh", "-c", f"hostname lockstep-a; exec {shlex.join(ddprun)}")
-    ((status, out, err),) = finish(named)
+    return hosts.start(0, "unshare", "--uts", "sh", "-c", f"hostname lockstep-a; exec {shlex.join(ddprun)}")
+
+
+@needs_mpi
+def test_mpirun_between_hosts(hosts, tmp_path):
+    """Open MPI carries the data."""
+    ((status, out, err),) = finish(by_mpirun(hosts, tmp_path, "-m", "ddp"))
     assert status == 0, err
     assert sorted(out.split("\n"))[-2:] == [
         f"rank {r} of 2, over mpi, started by openmpi: all ranks add up" for r in (0, 1)
@@ -174,6 +179,31 @@ FAULTS = {  # what happens to rank 1 -> what the ranks say, and the status of it
     "SIGSTOP": (lambda hosts, pid: os.kill(pid, signal.SIGSTOP), LATE.format(me=0, other=1), ""),
     "the cable": (lambda hosts, pid: hosts.cut(), LATE.format(me=0, other=1), LATE.format(me=1, other=0)),
 }
+
+
+# Of a death Open MPI itself speaks first: its daemon of the rank, its connection of the host, or its runtime of neither.
+MPIRUN_SAYS = {
+    signal.SIGKILL: r"rank 1 .*exited on\s+signal 9|unexpectedly disconnected[\s\S]*Peer host: +lockstep-b|in Socket closed",
+    signal.SIGSTOP: "gave up: .*within 2 s",
+}
+
+
+@needs_mpi
+@pytest.mark.parametrize("number, said", MPIRUN_SAYS.items())
+def test_a_fault_under_mpirun_is_named_within_the_deadline(number, said, hosts, tmp_path):
+    """Of a cable that is cut only the ranks hear in time: mpirun itself waits for the other daemon for many minutes."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.replace("print(", "print('rank', ddp.get_rank(), "))
+    run = by_mpirun(hosts, tmp_path, str(script))
+    pids: dict[int, int] = {}
+    while len(pids) < 2:
+        _, rank, pid = run.stdout.readline().split()
+        pids[int(rank)] = int(pid)
+    began = time.monotonic()
+    os.kill(pids[1], number)
+    ((status, _, err),) = finish(run)
+    assert status != 0 and re.search(said, err), err
+    assert time.monotonic() - began < RANKS_DEADLINE_S + 5.0
 
 
 @pytest.mark.parametrize("fault, rank_0_says, host_1_says", FAULTS.values(), ids=FAULTS)

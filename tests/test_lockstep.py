@@ -1,11 +1,15 @@
 """Lockstep: the same bits for any number of workers, on threads, ZeroMQ and MPI; exact samples, losses and evaluation; state and logs.
 
-What happens when workers die is in test_lockstep_faults.
+What happens when workers die is in test_lockstep_faults, what when they come from elsewhere in test_lockstep_hosts.
+LOCKSTEP_FULL=1 runs the whole matrix over 50 steps: each model, V = 8 and 16, 1 to 8 workers, on each transport.
 """
 
 import json
+import os
 import subprocess
 import sys
+import threading
+from functools import cache
 
 import numpy as np
 import pytest
@@ -15,7 +19,9 @@ import core.nn as nn
 import core.nn.functional as F
 import ddp
 from core.errors import CoreError
+from core.philox import PhiloxGenerator, drawing_from
 from core.utils.data import Dataset, TensorDataset
+from ddp.lockstep import buffers
 from ddp.lockstep.digest import digest, digests
 from ddp.lockstep.log import Log, read
 from ddp.lockstep.shards import Cut, Source
@@ -27,6 +33,9 @@ sys.path.insert(0, str(jobs.PROGRAMS))
 from lockstep_models import MODELS, built
 
 STEPS = 4  # an epoch, whose last batch is short, and one more
+FULL = bool(os.environ.get("LOCKSTEP_FULL"))
+MATRIX_STEPS = 50 if FULL else STEPS
+WHOLE = [(name, shards, workers) for name in MODELS for shards in (8, 16) for workers in range(1, 9)]
 
 
 def trained(name, shards, steps=STEPS, **options):
@@ -35,48 +44,55 @@ def trained(name, shards, steps=STEPS, **options):
     return run.digest(), losses
 
 
-@pytest.fixture(scope="module")
-def alone():
-    """(digest, losses) by (model, V), of one worker."""
-    return {(name, shards): trained(name, shards) for name in MODELS for shards in (8, 16)}
+@cache
+def alone(name, shards, steps=STEPS):
+    """(digest, losses) of one worker."""
+    return trained(name, shards, steps)
+
+
+THREADS = [
+    *[("convnet", 8, w) for w in range(2, 9)],
+    *[("convnet", 16, w) for w in (3, 6, 7, 16)],
+    *[("gpt", 8, w) for w in (2, 3, 5)],
+    ("gpt", 16, 7),
+    *[("syncnet", 8, w) for w in (2, 3, 7)],
+    ("syncnet", 16, 5),
+]
+
+
+@pytest.mark.parametrize("name, shards, workers", WHOLE if FULL else THREADS)
+def test_same_bits_on_threads(name, shards, workers):
+    for found in ddp.run_threads(workers, lambda: trained(name, shards, MATRIX_STEPS), 100.0):
+        assert found == alone(name, shards, MATRIX_STEPS)
+
+
+PROCESSES = {
+    "ddprun": [("gpt", 8, 2), ("convnet", 8, 3), ("syncnet", 8, 2)],
+    "mpiexec": [("convnet", 8, 2), ("gpt", 8, 3)],
+}
 
 
 @pytest.mark.parametrize(
-    "name, shards, workers",
+    "launcher, name, shards, workers",
     [
-        *[("convnet", 8, w) for w in range(2, 9)],
-        *[("convnet", 16, w) for w in (3, 6, 7, 16)],
-        *[("gpt", 8, w) for w in (2, 3, 5)],
-        ("gpt", 16, 7),
+        pytest.param(launcher, *row, marks=[jobs.needs_mpi] * (launcher == "mpiexec"))
+        for launcher, rows in PROCESSES.items()
+        for row in (WHOLE if FULL else rows)
     ],
 )
-def test_same_bits_on_threads(name, shards, workers, alone):
-    for found in ddp.run_threads(workers, lambda: trained(name, shards), 60.0):
-        assert found == alone[name, shards]
+def test_same_bits_between_processes(launcher, name, shards, workers):
+    done = jobs.run(jobs.command(launcher, workers, "lockstep_models.py", name, MATRIX_STEPS, shards), timeout_s=100)
+    assert f"digest {alone(name, shards, MATRIX_STEPS)[0]}" in done.stdout
+    assert done.stdout.count("step") == MATRIX_STEPS  # one leader
 
 
-@pytest.mark.parametrize(
-    "launcher, workers, name",
-    [
-        ("ddprun", 2, "gpt"),
-        ("ddprun", 3, "convnet"),
-        pytest.param("mpiexec", 2, "convnet", marks=jobs.needs_mpi),
-        pytest.param("mpiexec", 3, "gpt", marks=jobs.needs_mpi),
-    ],
-)
-def test_same_bits_between_processes(launcher, workers, name, alone):
-    done = jobs.run(jobs.command(launcher, workers, "lockstep_models.py", name, STEPS, 8))
-    assert f"digest {alone[name, 8][0]}" in done.stdout
-    assert done.stdout.count("step") == STEPS  # one leader
+def test_more_workers_than_shards():
+    assert ddp.run_threads(10, lambda: trained("convnet", 8), 60.0) == [alone("convnet", 8)] * 10
 
 
-def test_more_workers_than_shards(alone):
-    assert ddp.run_threads(10, lambda: trained("convnet", 8), 60.0) == [alone["convnet", 8]] * 10
-
-
-def test_another_v_is_another_rounding(alone):
-    assert alone["convnet", 8][0] != alone["convnet", 16][0]
-    assert np.allclose(alone["gpt", 8][1][0], alone["gpt", 16][1][0], rtol=0.1)
+def test_another_v_is_another_rounding():
+    assert alone("convnet", 8)[0] != alone("convnet", 16)[0]
+    assert np.allclose(alone("gpt", 8)[1][0], alone("gpt", 16)[1][0], rtol=0.1)
 
 
 # -- what is computed
@@ -204,6 +220,105 @@ def test_batch_norm_merges_in_order():
     assert core.allclose(norm.running_mean, sum(means[1:], means[0]) / 8) and not core.equal(norm.running_mean, before)
 
 
+class Normed(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.inner, self.norm, self.outer = nn.Linear(3, 4), norm(4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.outer(self.norm(self.inner(x)))
+
+
+def normed(norm, shards):
+    """A run in float64, and its function."""
+    rng = np.random.default_rng(5)
+    data = TensorDataset(core.tensor(rng.standard_normal((20, 3))), core.tensor(rng.standard_normal((20, 2))))
+    with drawing_from(PhiloxGenerator(6)):
+        model = Normed(norm).double()
+    optimizer = core.optim.SGD(model.parameters(), lr=0.3)
+    run = ddp.Lockstep(model, optimizer, data, shards=shards, batch_size=12, seed=1)
+    return run, lambda s: F.mse_loss(model(s.x), s.y)
+
+
+def test_sync_batch_norm_is_the_norm_of_the_whole_batch():
+    """In forward and backward, running statistics too; the batch of 8 after that of 12 has other shards."""
+    runs = [normed(nn.BatchNorm1d, 1), normed(ddp.SyncBatchNorm, 4)]
+    losses = [[step.loss for step in run.steps(loss, 4)] for run, loss in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    whole, cut = (run.model.state_dict() for run, _ in runs)
+    for name in whole:
+        assert np.allclose(whole[name].numpy(), cut[name].numpy(), rtol=1e-7), name
+    for found in ddp.run_threads(3, lambda: sum(s.loss for s in _all_steps(*normed(ddp.SyncBatchNorm, 4))), 60.0):
+        assert found == sum(losses[1])
+
+
+def _all_steps(run, loss):
+    return list(run.steps(loss, 4))
+
+
+def test_sync_batch_norm_in_some_shards_only():
+    def body():
+        run, loss = normed(ddp.SyncBatchNorm, 4)
+        skips = lambda s: loss(s) if s.number != 2 else run.model.outer(run.model.inner(s.x)).square().mean()
+        with pytest.raises(
+            ddp.errors.DDPError, match="expected all shards to go through the same SyncBatchNorm layers"
+        ):
+            next(run.steps(skips, 1))
+        assert run.step == 0
+
+    body()
+    ddp.run_threads(2, body, 30.0)
+    assert not [t for t in threading.enumerate() if t.name.startswith("shard")]
+
+
+def test_an_error_in_one_of_the_shards_that_wait_for_each_other():
+    run, loss = normed(ddp.SyncBatchNorm, 4)
+    before = run.digest()
+
+    def failing(shard):
+        value = loss(shard)
+        if shard.number == 3:
+            raise KeyError("mine")
+        return value
+
+    with pytest.raises(KeyError, match="mine"):
+        next(run.steps(failing, 1))
+    assert run.digest() == before and not [t for t in threading.enumerate() if t.name.startswith("shard")]
+    again, its_loss = normed(ddp.SyncBatchNorm, 4)
+    assert next(run.steps(loss, 1)).loss == next(again.steps(its_loss, 1)).loss
+
+
+def test_large_buffers_go_the_way_of_gradients(monkeypatch):
+    """… with the same bits."""
+    expected = [alone(name, 8) for name in ("convnet", "syncnet")]
+    monkeypatch.setattr(buffers, "TOLD_BYTES", 0)
+    for workers in (1, 3):
+        body = lambda: [trained(name, 8) for name in ("convnet", "syncnet")]
+        assert ddp.run_threads(workers, body, 60.0) == [expected] * workers
+
+
+def test_buffers_that_some_shards_change():
+    """Each counts by its samples among those that changed it; who nobody changed stays."""
+    run, _, _ = line(samples=11, batch_size=7, shards=3)  # shards of 3, 2 and 2 samples
+    for name in ("a", "b", "c"):
+        run.model.register_buffer(name, core.tensor([1.0, 2.0], dtype=core.float64))
+
+    def body():
+        again = ddp.Lockstep(run.model, run.optimizer, run._source.dataset, shards=3, batch_size=7)
+
+        def noted(shard):
+            run.model.a += shard.number + 1
+            if shard.number == 1:
+                run.model.b *= 3
+            return squares(run)(shard)
+
+        next(again.steps(noted, 1))
+        return [getattr(run.model, name).tolist() for name in ("a", "b", "c")]
+
+    expected = [[1 + 13 / 7, 2 + 13 / 7], [3.0, 6.0], [1.0, 2.0]]  # 13 = 1·3 + 2·2 + 3·2
+    assert [pytest.approx(e) for e in expected] == body()
+
+
 def test_scheduler_moves_on_once_a_step():
     run, loss = built("gpt", 8)
     rates = [run.scheduler.get_last_lr()[0] for _ in run.steps(loss, 5)]
@@ -213,10 +328,13 @@ def test_scheduler_moves_on_once_a_step():
 # -- state
 
 
-def test_resume_in_the_middle_of_an_epoch(tmp_path, alone):
-    run, loss = built("convnet", 8)
-    list(run.steps(loss, 2))
-    run.save(tmp_path / "run.pth")
+def test_saved_by_three_resumed_by_any_number_in_the_middle_of_an_epoch(tmp_path):
+    def first():
+        run, loss = built("convnet", 8)
+        list(run.steps(loss, 2))
+        run.save(tmp_path / "run.pth")
+
+    ddp.run_threads(3, first, 60.0)
     assert [p.name for p in tmp_path.iterdir()] == ["run.pth"]
 
     def body():
@@ -225,19 +343,20 @@ def test_resume_in_the_middle_of_an_epoch(tmp_path, alone):
         numbers = [step.number for step in run.steps(loss, STEPS)]
         return numbers, run.digest()
 
-    assert ddp.run_threads(3, body, 60.0) == [([3, 4], alone["convnet", 8][0])] * 3
-    assert not run.resume(tmp_path / "none.pth")
+    for workers in (1, 2, 5):
+        assert ddp.run_threads(workers, body, 60.0) == [([3, 4], alone("convnet", 8)[0])] * workers
+    assert not built("convnet", 8)[0].resume(tmp_path / "none.pth")
     MODELS["convnet"]()[0].load_state_dict(core.load(tmp_path / "run.pth")["model"])  # the model alone
 
 
-def test_all_begin_with_the_values_of_the_first(alone):
+def test_all_begin_with_the_values_of_the_first():
     def body():
         run, loss = built("gpt", 8)
         if ddp.get_rank():
             nn.init.zeros_(run.model.up.weight)
         return [list(run.steps(loss, STEPS))[-1].number, run.digest()]
 
-    assert ddp.run_threads(2, body, 60.0) == [[STEPS, alone["gpt", 8][0]]] * 2
+    assert ddp.run_threads(2, body, 60.0) == [[STEPS, alone("gpt", 8)[0]]] * 2
 
 
 def test_states_that_do_not_fit(tmp_path):
@@ -344,6 +463,12 @@ def test_log_has_each_step_once(tmp_path):
         file.write('{"step": 8, "lo')  # the leader died here
     logs[1].add({"step": 8, "loss": 0.5}, write=True)
     assert read(path)[1][8]["loss"] == 0.5
+    for log in logs:  # the leader died before it wrote the last one
+        log.add({"step": 9, "loss": 0.25}, write=False)
+        log.finish()
+    assert list(read(path)[1]) == list(range(1, 10))
+    Log(tmp_path / "elsewhere", {}).finish()
+    assert not (tmp_path / "elsewhere").exists()
     Log(path, {"seed": 1}).add({"step": 1, "loss": 1.0}, write=True)
     assert read(path) == ({"lockstep": 1, "seed": 1}, {1: {"step": 1, "loss": 1.0}})
 

@@ -135,6 +135,11 @@ if me == 1:
 ddp.all_reduce(core.ones(4))
 """
 ACTS = {
+    "leave": (
+        "sys.exit()",
+        [0, 2],
+        r"rank 1 is at fault: it ended in good order while others went on; ranks \[0, 2\] lost it in",
+    ),
     "kill": (
         "os.kill(os.getpid(), signal.SIGKILL)",
         [0, 2],
@@ -154,6 +159,59 @@ def test_processes_that_die(name, tmp_path):
     subprocess.run([*jobs.LAUNCHERS["ddprun"](3), str(program)], capture_output=True, timeout=40, env=env)
     assert sorted(records(folder)) == there
     assert re.match(verdict, diagnose([folder])), diagnose([folder])
+
+
+def test_where_a_rank_hangs(tmp_path):
+    program = tmp_path / "program.py"
+    hang = "def forever():\n        while True: time.sleep(1)\n    forever()"
+    program.write_text(PROGRAM.format(act=hang).replace("timeout=20", "timeout=2"))
+    folder = tmp_path / "records"
+    done = subprocess.run(
+        [*jobs.LAUNCHERS["ddprun"](3), "--log-dir", str(folder), str(program)],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        env=jobs.environment(),
+    )
+    assert done.returncode == 1 and "ddprun doctor" in done.stderr, done.stderr
+    text = diagnose([folder])
+    assert re.match(
+        r'rank 1 is at fault: it was in no call but in File ".*program\.py", line \d+ in forever; ranks \[0, 2\]', text
+    ), text
+    assert re.search(r"\nrank 1 was here when it was ended:\n.*thread", text)
+    assert [path.name for path in folder.glob("*.stack")] == [
+        "rank-1.stack"
+    ]  # those that ended by themselves leave none
+
+
+FORKED = """
+import os, signal, sys, time, core, ddp
+ddp.init_process_group(timeout=20)
+ddp.all_reduce(core.ones(2))
+for end in ("return", "raise", "term"):
+    if not (child := os.fork()):
+        if end == "raise":
+            raise KeyError("a child's own")
+        if end == "term":
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        sys.exit(0)
+    os.waitpid(child, 0)
+    ddp.all_reduce(core.ones(2))
+folder = os.environ["LOCKSTEP_RECORD_DIR"]
+print(sorted((f, os.path.getsize(os.path.join(folder, f))) for f in os.listdir(folder) if "out" not in f and "err" not in f))
+"""
+
+
+def test_a_forked_child_ends_without_a_word(tmp_path):
+    """Neither goodbye nor recording: the rank that forked it goes on."""
+    program = tmp_path / "program.py"
+    program.write_text(FORKED)
+    argv = [*jobs.LAUNCHERS["ddprun"](2), "--log-dir", str(tmp_path / "l"), "--timeline", str(tmp_path / "t.json")]
+    done = jobs.run([*argv, str(program)])
+    assert done.stderr.count("timeline of 2 ranks") == 1
+    assert re.search(r"\[\('rank-0\.stack', 0\), \('rank-1\.stack', 0\)\]", done.stdout), done.stdout
+    assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
 
 
 def test_a_file_that_is_no_record(tmp_path):
@@ -194,6 +252,21 @@ def test_timeline(tmp_path):
         assert buckets and all(r["args"]["about"] and r["ts"] >= 0 and r["dur"] > 0 for r in buckets)
 
 
+def test_waiting_for_a_late_rank_is_waiting_and_not_backward():
+    def body():
+        model = ddp.DistributedDataParallel(nn.Linear(4, 4))
+        recorder = ddp.distributed._default().lane.recorder
+        t = timeline.Timeline(recorder, "unused.json")
+        y = model(core.ones(2, 4)).sum()
+        if ddp.get_rank() == 1:
+            time.sleep(0.5)
+        y.backward()
+        return t.summary()
+
+    waited, _ = ddp.run_threads(2, body)
+    assert waited[timeline.WAIT] > 0.3 > waited["backward"] and waited["hidden"] < 0.3
+
+
 def test_hidden_share_is_what_the_script_did_not_wait_for():
     recorder = Recorder(0, 1)
     t = timeline.Timeline(recorder, "unused.json")
@@ -211,6 +284,120 @@ def test_timeline_by_environment(tmp_path):
     env = {**jobs.environment(), "LOCKSTEP_TIMELINE": str(tmp_path / "t.json")}
     subprocess.run([sys.executable, "-c", code], check=True, timeout=40, env=env)
     assert any(r["name"] == "all_reduce" for r in json.loads((tmp_path / "t.json").read_text())["traceEvents"])
+
+
+TRAIN = """
+import os, sys, core, core.nn as nn, ddp
+ddp.init_process_group(timeout=20)
+model = ddp.DistributedDataParallel(nn.Linear(4, 2))
+for step in range(3):
+    model(core.ones(1, 4)).sum().backward()
+    if len(sys.argv) > 1 and step == 1 and ddp.get_rank() == 1:
+        os._exit(3)
+"""
+
+
+def train(tmp_path, argv, *args, **env):
+    (tmp_path / "train.py").write_text(TRAIN)
+    return subprocess.run(
+        [*argv, str(tmp_path / "train.py"), *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=jobs.environment() | env,
+    )
+
+
+@pytest.mark.parametrize("launcher", ["ddprun", pytest.param("mpiexec", marks=jobs.needs_mpi)])
+def test_a_job_leaves_one_timeline_of_all_ranks_on_one_clock(launcher, tmp_path):
+    out = tmp_path / "o" / "out.json"
+    argv = jobs.LAUNCHERS[launcher](3)
+    if launcher == "ddprun":
+        done = train(tmp_path, [*argv, "--timeline", str(out)])
+    else:
+        done = train(tmp_path, argv, LOCKSTEP_TIMELINE=str(out))
+    assert done.returncode == 0 and f"timeline of 3 ranks: {out}" in done.stderr, done.stderr
+    assert [path.name for path in out.parent.iterdir()] == ["out.json"]
+    rows = json.loads(out.read_text())["traceEvents"]
+    assert all({"ph", "ts", "pid", "tid", "name"} <= row.keys() for row in rows)
+    buckets: dict[int, list] = {}
+    for row in rows:
+        if row["ph"] == "X" and row["name"].startswith("all_reduce bucket"):
+            buckets.setdefault(row["args"]["number"], []).append((row["ts"], row["ts"] + row["dur"]))
+    assert len(buckets) == 3
+    for spans in buckets.values():  # an all-reduce ends nowhere before it has begun everywhere
+        assert len(spans) == 3 and max(begun for begun, _ in spans) <= min(ended for _, ended in spans)
+    for rank in range(3):
+        names = [row["name"] for row in rows if row["pid"] == rank]
+        assert names.count("forward") == names.count("backward") == names.count(timeline.WAIT) == 3
+
+
+def test_the_timelines_of_survivors_stay_apart_and_can_be_merged(tmp_path):
+    (tmp_path / "out.rank-1.json").write_text(json.dumps({"traceEvents": [], "otherData": {}, "run": "before"}))
+    done = train(tmp_path, [*jobs.LAUNCHERS["ddprun"](3), "--timeline", str(tmp_path / "out.json")], "die")
+    assert done.returncode == 3 and "timeline of" not in done.stderr
+    parts = [tmp_path / f"out.rank-{rank}.json" for rank in (0, 2)]
+    assert all(part.exists() for part in parts) and not (tmp_path / "out.json").exists()
+    merge = [sys.executable, "-m", "ddp.timeline", str(tmp_path / "out.json")]
+    told = subprocess.run([*merge, *map(str, parts)], capture_output=True, text=True, timeout=40)
+    assert told.stdout == f"{tmp_path / 'out.json'}: rank 0, rank 2\n"
+    assert {row["pid"] for row in json.loads((tmp_path / "out.json").read_text())["traceEvents"]} == {0, 2}
+    (tmp_path / "x.json").write_text("{}")
+    told = subprocess.run([*merge, str(tmp_path / "x.json")], capture_output=True, text=True, timeout=40)
+    assert told.returncode == 2 and "expected timelines of ranks" in told.stderr
+
+
+def test_the_clocks_of_other_hosts_are_measured(tmp_path, monkeypatch):
+    ahead = {0: 0.0, 1: 5.0, 2: -7.0}
+    real = time.time
+
+    class Clock:
+        perf_counter_ns = time.perf_counter_ns
+
+        def time(self):
+            return real() + ahead[ddp.get_rank()]
+
+    monkeypatch.setattr(timeline, "time", Clock())
+    monkeypatch.setattr(timeline, "_host", lambda: f"host {ddp.get_rank()}")
+    monkeypatch.setenv(timeline.VARIABLE, str(tmp_path / "out.json"))
+
+    def body():
+        begun = timeline.start_if_asked(ddp.distributed._group(None))
+        return begun.ahead_s, begun.run
+
+    found = ddp.run_threads(3, body)
+    assert [each[0] for each in found] == pytest.approx([0.0, 5.0, -7.0], abs=0.1) and len(
+        {run for _, run in found}
+    ) == 1
+    monkeypatch.setattr(timeline, "_host", lambda: "one")
+    assert [each[0] for each in ddp.run_threads(3, body)] == [0.0] * 3
+
+
+# -- progress ----------------------------------------------------------------------------------------------------------
+
+
+def test_progress_of_a_job_that_says_nothing(tmp_path):
+    done = train(tmp_path, [*jobs.LAUNCHERS["ddprun"](2), "--progress"])
+    assert re.search(r"^\[0\] step 3, [\d.]+ steps/s, \d+% of the time waiting for gradients", done.stderr, re.M)
+    assert "[1] step" not in done.stderr
+
+
+def test_progress_bar(capfd):
+    def body():
+        bar = ddp.ProgressBar([3, 4, 5, 6], text="epoch 1")
+        assert len(bar) == 4
+        for each in bar:
+            bar.note(loss=1 / each, rank=ddp.get_rank())
+            if each == 5:
+                break
+
+    ddp.run_threads(2, body)
+    last = capfd.readouterr().err.splitlines()[-1].rpartition("\r")[2]
+    assert re.fullmatch(r"epoch 1 \[#{15}\.{15}\] 2/4, [\d.]+/s, \d+ s left, loss 0\.2, rank 0 *", last)
+    assert list(ddp.ProgressBar(iter("ab"))) == ["a", "b"]
+    assert re.search(r"2, [\d.]+/s *$", capfd.readouterr().err)
+    with pytest.raises(TypeError, match="give total"):
+        len(ddp.ProgressBar(iter("ab")))
 
 
 # -- sentinel ----------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ import zmq
 from ddp import wire
 from ddp.env import World
 from ddp.errors import DDPError, DeadlineError, WorldError
-from ddp.transport import open_transport, threads, zeromq
+from ddp.transport import curve, open_transport, threads, zeromq
 from ddp.transport.base import Call, Deadline
 from tests import jobs
 from tests.transport_cases import Group, zmq_world
@@ -77,7 +77,7 @@ def raw_connection(address):
 @contextlib.contextmanager
 def thief(transport, key_file, name=b"rank 7"):
     """A connection with the job's key, under some name."""
-    public, private = zeromq.job_keys(bytes.fromhex(Path(key_file).read_text()))
+    public, private = curve.job_keys(bytes.fromhex(Path(key_file).read_text()))
     with zmq.Context() as context, context.socket(zmq.DEALER) as client:
         client.linger = 0
         client.curve_publickey, client.curve_secretkey, client.curve_serverkey = public, private, public
@@ -187,6 +187,106 @@ def test_a_flood_of_connections_while_the_job_starts(key_file):
         for peer in flood:
             peer.close()
     assert len(flood) > 20
+
+
+# -- in the middle ------------------------------------------------------------------------------------------------------
+
+
+class Wiretap:
+    """A way to a TCP address that others take for the address itself. It keeps what goes there, and may spoil it."""
+
+    def __init__(self, target):
+        self.target, self.heard, self.spoils = target, bytearray(), False
+        self.door = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self.door.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                near = self.door.accept()[0]
+                far = socket.create_connection(self.target)
+                for source, to, tapped in ((near, far, True), (far, near, False)):
+                    threading.Thread(target=self._relay, args=(source, to, tapped), daemon=True).start()
+
+    def _relay(self, source, to, tapped):
+        with source, contextlib.suppress(OSError):
+            while data := bytearray(source.recv(65536)):
+                if tapped:
+                    self.heard += data
+                    if self.spoils:
+                        data[-1] ^= 1
+                to.sendall(data)
+            to.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def tapped(monkeypatch):
+    """Rank 1 reaches rank 0 by a wiretap, over TCP, and all that it sends goes that way."""
+    taps, real = [], zeromq.ZMQTransport._listens_at
+
+    def listens_at(transport):
+        address = real(transport)
+        if transport.rank:
+            return address
+        host, port = address.removeprefix("tcp://").split(":")
+        taps.append(Wiretap((host, int(port))))
+        return taps[0].address
+
+    monkeypatch.setattr(zeromq.ZMQTransport, "_listens_at", listens_at)
+    monkeypatch.setenv("LOCKSTEP_SHARED_MEMORY", "0")
+    yield taps
+    for tap in taps:
+        tap.door.close()
+
+
+def tcp_world():
+    port = _free_port()
+    return lambda rank, size, key_file: World(
+        rank, size, job=key_file, key_file=key_file, master_addr="127.0.0.1", master_port=port
+    )
+
+
+def test_a_bit_flipped_on_the_way_ends_the_connection(key_file, tapped):
+    """Nobody computes with it: the rank that it came from is lost."""
+
+    def body(g):
+        works(g)
+        g.barrier()
+        tapped[0].spoils = True
+        ones = np.ones(100)
+        with pytest.raises(DDPError, match="rank 1 died: its connection ended" if g.rank == 0 else "rank [01]"):
+            for _ in range(3):
+                assert (g.all_reduce(ones.copy()) == 2).all()
+
+    run(2, body, key_file, tcp_world())
+    assert len(tapped[0].heard) > 1000
+
+
+def test_what_was_heard_on_the_wire_can_neither_be_read_nor_said_again(key_file, tapped):
+    def body(g):
+        works(g)
+        text = np.frombuffer(b"nobody reads this", np.uint8)
+        if g.rank == 1:
+            g.send(0, text)
+        else:
+            assert (g.recv(1, np.zeros_like(text)) == text).all()
+        g.barrier()
+        if g.rank == 0:
+            heard, dropped = bytes(tapped[0].heard), g.transport.dropped_frames
+            assert len(heard) > 500 and b"nobody reads" not in heard and b"LKST" not in heard
+            for _ in range(3):
+                with socket.create_connection(tapped[0].target) as again:
+                    again.settimeout(0.3)
+                    again.sendall(heard)
+                    with contextlib.suppress(OSError):
+                        while again.recv(4096):
+                            pass
+            assert g.transport.dropped_frames == dropped
+        g.barrier()
+        works(g)
+
+    run(2, body, key_file, tcp_world())
 
 
 # -- frames, by one who has the key -------------------------------------------------------------------------------------
@@ -391,19 +491,22 @@ ddp.all_reduce(core.ones(3))
 def test_the_secret_is_in_no_argument_environment_or_log(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
+    files = ["--log-dir", str(tmp_path / "logs"), "--timeline", str(tmp_path / "logs" / "out.json")]
     done = subprocess.run(
-        [*jobs.LAUNCHERS["ddprun"](2), str(program), str(tmp_path)],
+        [*jobs.LAUNCHERS["ddprun"](2), *files, str(program), str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=40,
         env=jobs.environment(),
     )
-    log = done.stdout + done.stderr
+    kept = {path.name: path.read_text() for path in (tmp_path / "logs").iterdir()}
+    assert {f"rank-{r}.{kind}" for r in (0, 1) for kind in ("out", "err", "json")} < kept.keys() and "out.json" in kept
+    log = "\n".join((done.stdout, done.stderr, *kept.values()))
     assert "a failure, for its messages" in log and "LOCKSTEP_KEY_FILE" in log, log
     for rank in range(2):
         secret = (tmp_path / str(rank)).read_text()
         raw = bytes.fromhex(secret)
-        public, private = zeromq.job_keys(raw)
+        public, private = curve.job_keys(raw)
         for hidden in (secret, repr(raw)[2:-1], private.decode()):
             assert hidden not in log
     plan = subprocess.run(

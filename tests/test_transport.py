@@ -24,11 +24,12 @@ import numpy as np
 import pytest
 import zmq
 
-from core.errors import ArgumentError, MissingLibraryError
+from core.backend.cuda import is_available
+from core.errors import ArgumentError, DeviceError, MissingLibraryError
 from ddp import wire
 from ddp.env import World
 from ddp.errors import DDPError, DeadlineError, PeerLostError, WorldError
-from ddp.transport import TRANSPORTS, base, open_transport, threads, zeromq
+from ddp.transport import TRANSPORTS, base, curve, open_transport, places, same_host, threads, zeromq
 from ddp.transport.base import Call, Deadline
 from tests.transport_cases import BROKEN, HEALTHY, Group, zmq_world
 
@@ -103,15 +104,35 @@ def free_port():
             return probe.getsockname()[1]
 
 
+def run_on_gpu(name, size, body, key_file):
+    """Arrays of the host go over the carrier; arrays of the GPU are the business of `tests.gpu` and `test_cuda_nccl`."""
+    if not is_available():
+        pytest.skip(f"NO GPU: transport {name} needs CuPy and an NVIDIA GPU")
+    transport = open_transport(name, World(), 10)
+    try:
+        body(Group(transport))
+    finally:
+        transport.close()
+
+
 # Transport -> how to run a body, and at which sizes. MPI has one world a process: `test_mpi.py` starts it.
 ROWS = {
     "loopback": (run_loopback, (1,)),
     "threads": (run_threads, (1, 2, 3, 5, 8)),
     "zmq": (run_zmq, (2, 3, 5, 8)),
     "mpi": (None, ()),
+    "nccl": (partial(run_on_gpu, "nccl"), (1,)),
+    "ipc": (partial(run_on_gpu, "ipc"), (1,)),
     "zmq without board": (run_zmq_without_board, (4,)),
     "zmq hosts": (run_zmq_hosts, (3, 5)),
 }
+
+
+@pytest.mark.skipif(is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("name", ["nccl", "ipc"])
+def test_without_a_gpu_it_says_so(name):
+    with pytest.raises((DeviceError, MissingLibraryError), match=r"cupy|expected an NVIDIA GPU"):
+        open_transport(name, World(), 5)
 
 
 def test_every_transport_has_a_row():
@@ -163,7 +184,7 @@ def test_pieces_are_never_none_and_never_too_large():
 
 
 def test_an_unknown_transport_lists_the_known_ones():
-    with pytest.raises(ArgumentError, match="got 'nccl2'; known: loopback, mpi, threads, zmq"):
+    with pytest.raises(ArgumentError, match=f"got 'nccl2'; known: {', '.join(sorted(TRANSPORTS))}"):
         open_transport("nccl2", World(), 1)
 
 
@@ -459,7 +480,7 @@ def test_a_key_may_come_in_memory(tmp_path):
 @pytest.mark.parametrize("who", ["no key", "half a key", "another job", "no frame", "another's name"])
 def test_strangers_change_nothing(who, key_file):
     """Somebody on this host finds the socket. Refused and counted are connections; dropped and counted are frames."""
-    public, private = zeromq.job_keys(bytes.fromhex(Path(key_file).read_text()))
+    public, private = curve.job_keys(bytes.fromhex(Path(key_file).read_text()))
     own_public, own_private = zmq.curve_keypair()
     keys = {"no key": None, "half a key": (own_public, own_private)}.get(who, (public, private))
     call, x = Call("send", 1, "uint8", 4), np.zeros(4, np.uint8)
@@ -502,18 +523,18 @@ def test_several_hosts_meet_by_tcp_at_rank_0(body, key_file):
 
 
 def test_where_a_rank_listens():
-    assert zeromq.addresses(World(1, 2, local_size=2), "j") == ("ipc://@lockstep-j-door", "ipc://@lockstep-j-1")
-    assert zeromq.addresses(World(1, 2), "j")[1] == "ipc://@lockstep-j-1"
+    assert places.addresses(World(1, 2, local_size=2), "j") == ("ipc://@lockstep-j-door", "ipc://@lockstep-j-1")
+    assert places.addresses(World(1, 2), "j")[1] == "ipc://@lockstep-j-1"
     far = World(1, 2, master_addr="localhost", master_port=4567)
-    assert zeromq.addresses(far, "j") == ("tcp://127.0.0.1:4567", "tcp://127.0.0.1:*")
+    assert places.addresses(far, "j") == ("tcp://127.0.0.1:4567", "tcp://127.0.0.1:*")
     with pytest.raises(WorldError, match="rank 1: open: expected a port for rank 0 to listen on, got none"):
-        zeromq.addresses(World(1, 2, master_addr="localhost"), "j")
+        places.addresses(World(1, 2, master_addr="localhost"), "j")
     with pytest.raises(WorldError, match=r"expected MASTER_ADDR to be a host that can be reached, got '\.'"):
-        zeromq.addresses(World(1, 2, master_addr=".", master_port=1), "j")
+        places.addresses(World(1, 2, master_addr=".", master_port=1), "j")
 
 
 def test_a_board_that_one_rank_cannot_have_is_had_by_none(key_file, monkeypatch):
-    fetch = zeromq.segment.fetch
+    fetch = same_host.segment.fetch
 
     def refused(offer, size):
         if threading.current_thread().name == "rank 1":
@@ -524,12 +545,12 @@ def test_a_board_that_one_rank_cannot_have_is_had_by_none(key_file, monkeypatch)
         assert g.transport.without_board == "rank 1: no more descriptors"
         g.barrier()
 
-    monkeypatch.setattr(zeromq.segment, "fetch", refused)
+    monkeypatch.setattr(same_host.segment, "fetch", refused)
     run_zmq(3, body, key_file)
 
 
 def test_messages_find_no_free_block_and_are_sent_all_the_same(key_file):
-    count = 2 * base.PIECE_BYTES * zeromq.BLOCKS // 8
+    count = 2 * base.PIECE_BYTES * same_host.BLOCKS // 8
 
     def body(g):
         right, left, x, sent = (g.rank + 1) % 3, (g.rank - 1) % 3, np.arange(count), []

@@ -17,8 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# In the order in which they come in a step; the last three only where the script saves, somebody dies or somebody joins.
-PHASES = ("data", "forward", "backward", "exchange", "reduce", "gather", "update", "applied", "save", "recover", "join")
+# In the order in which they come in a step; the last four only where a layer needs the whole batch (in forward and in backward), the script
+# saves, somebody dies or somebody joins.
+PHASES = (
+    *("data", "forward", "backward", "exchange", "reduce", "gather", "update", "applied"),
+    *("sync", "save", "recover", "join"),
+)
 ACTS = ("kill", "stop", "delay")
 STOP_S = 3.5  # longer than a heartbeat
 DELAY_S = 0.3

@@ -24,11 +24,18 @@ class Log:
     def add(self, record: dict[str, Any], write: bool) -> None:
         """A step is done; `write` on the member that leads."""
         self._recent.append(record)
-        if not write:
-            return
+        if write:
+            self._write(anew=record["step"] == 1)
+
+    def finish(self) -> None:
+        """The run is over: add what is missing because the leader died with the last step. On its host; elsewhere there is no file."""
+        if self._recent and os.path.exists(self._path):
+            self._write(anew=False)
+
+    def _write(self, anew: bool) -> None:
         with open(self._path, "a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if record["step"] == 1:
+            if anew:
                 file.truncate(0)
             last = _last_step(file)
             lines = [{"lockstep": 1, **self._head}] if last is None else []

@@ -1,44 +1,47 @@
 """Who is in: the workers that compute a run together, and how they agree on it.
 
-A run goes through generations. A generation is a list of members, and which list is decided once and for all by a register: a place
-where each number can be written once, so that of several proposals the first one stands (on a host, a directory, where linking a file
-to a name that exists fails). No worker leads; whoever notices that the generation cannot go on proposes the next one.
+A run goes through generations. A generation is a list of members, and which list is decided once and for all. No worker leads; whoever
+notices that the generation cannot go on begins the next one. How that is decided depends on what carries the messages (`Agreement`):
 
-1. A member that dies, leaves or answers no heartbeat ends the generation for all: the transport tells everybody, and every wait ends.
-2. Each survivor proposes generation g + 1, the members without those that it knows to be gone, and adopts what stands in the register
-   under g + 1, or under a later number. If that list has a dead member too, the generation fails at once, and 2. is repeated.
-3. Who does not find itself in the list is out, for good: it was stopped, or cut off, and the others have gone on. It raises
-   `ExcludedError`. So there is never more than one run, whoever is stopped and wakes up when. If a worker sees less than half of the
-   members, it is probably itself the one that was cut off, so it gives the others a moment to decide first.
-4. A worker that comes later knocks at all members. At a step boundary the members propose a generation with it in the list.
+- `ByRegister`, for workers of `ddprun --elastic`: a place where each number can be written once, so that of several proposals the first
+  one stands (`register`).
+  1. A member that dies, leaves or answers no heartbeat ends the generation for all: the transport tells everybody, and every wait ends.
+  2. Each survivor proposes generation g + 1, the members without those that it knows to be gone, and adopts what stands in the register
+     under g + 1, or under a later number. If that list has a dead member too, the generation fails at once, and 2. is repeated.
+  3. Who does not find itself in the list is out, for good: it was stopped, or cut off, and the others have gone on. It raises
+     `ExcludedError`. So there is never more than one run, whoever is stopped and wakes up when. If a worker sees less than half of the
+     members, it is probably itself the one that was cut off, so it gives the others a moment to decide first.
+  4. A worker that comes later knocks at all members. At a step boundary the members propose a generation with it in the list.
+- `ByShrinking`, under an MPI whose processes may die (`mpirun --with-ft ulfm`): MPI's own agreement and MPI_Comm_shrink. Nobody can
+  come, and nobody may leave before all can: who is done waits for the others, and goes on with them if one more of them dies.
+- `Agreement` itself, for jobs of fixed size over any transport: the first death ends the run.
 
 Invariants: generations only grow; messages of an earlier one are dropped; all members of a generation know the same list, in the
 same order; a worker that is out never completes another exchange, since each one needs a message from every member.
 
-`Link` is what a run sees of this: it is alone, one of a fixed group (any transport; a death ends the run), or elastic.
-Not here: what is computed, and what members tell each other at the beginning of a generation (`run`).
+`Link` is what a run sees of this. Not here: what is computed, and what members tell each other at the beginning of a generation (`run`).
 """
 
 from __future__ import annotations
 
-import atexit
-import json
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from ddp.env import World
-from ddp.errors import DDPError, DeadlineError, PeerLostError, WorldError
+from ddp.env import World, world_from_env
+from ddp.errors import DDPError, DeadlineError, PeerLostError
 from ddp.group import Lane, ProcessGroup
+from ddp.lockstep.register import DeskRegister, Place, Register, opened
 from ddp.transport.base import Call, Deadline, Transport
 from ddp.transport.elastic import ElasticTransport
 from ddp.transport.loopback import LoopbackTransport
+from ddp.transport.ulfm import ULFMTransport, is_enabled
 
-# How long a job that is starting waits for workers beyond the least number.
+# How long a job that is starting waits for workers beyond the least number, and one with too few members for others.
 START_S = 10.0
 # How long a small part of the members lets a larger one decide first.
 YIELD_S = 0.5
@@ -49,85 +52,63 @@ class ExcludedError(DDPError):
     """The others went on without this worker."""
 
 
-class Register:
-    """Generation numbers and their members, each written once. A directory of this host, or one that all hosts see."""
+class Agreement:
+    """How members agree on who they are. This one is for a job of fixed size."""
 
-    def __init__(self, directory: str | os.PathLike[str]):
-        self._directory = Path(directory)
+    elastic = False  # whether the run can outlive a member
 
-    def propose(self, generation: int, members: list[int]) -> list[int]:
-        """The members of a generation: these, unless another proposal was first."""
-        path = self._path(generation)
-        mine = path.with_name(f".{path.name}.{os.getpid()}")
-        mine.write_text(json.dumps(members))
-        try:
-            os.link(mine, path)  # whole, or not at all
-        except FileExistsError:
-            pass
-        finally:
-            mine.unlink()
-        return self._members(generation)
+    def newcomers(self, link: Link) -> list[int]:
+        """Workers that knock."""
+        return []
 
-    def latest(self) -> tuple[int, list[int]] | None:
-        """The last generation and its members; None before the first."""
-        numbers = [int(entry.name) for entry in self._directory.iterdir() if entry.name.isdigit()]
-        return (max(numbers), self._members(max(numbers))) if numbers else None
+    def check_in(self, link: Link) -> None:
+        """Raise ExcludedError if the others went on without this worker."""
 
-    def _members(self, generation: int) -> list[int]:
-        return json.loads(self._path(generation).read_text())
+    def next(self, link: Link, wanted: set[int], lost: int | None) -> tuple[int, list[int]]:
+        """The next generation: the wanted ones that are not gone, unless the others have decided otherwise."""
+        raise NotImplementedError
 
-    def _path(self, generation: int) -> Path:
-        return self._directory / f"{generation:08}"
+    def enter(self, link: Link) -> None:
+        """Be a member of the link's generation."""
 
-
-class Place(NamedTuple):
-    """What the launcher tells a worker of an elastic job."""
-
-    worker: int  # a number that no other worker of the job has or will have
-    started: int  # workers 0 … started−1 are there from the beginning
-    least: int  # how many make a job
-    register: str
-
-    @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Place | None:
-        text = environ.get("LOCKSTEP_ELASTIC")
-        if not text:
-            return None
-        try:
-            worker, started, least, register = text.split(":", 3)
-            return cls(int(worker), int(started), int(least), register)
-        except ValueError:
-            raise WorldError(
-                f"environment: expected WORKER:STARTED:LEAST:DIRECTORY, got LOCKSTEP_ELASTIC={text!r}; start with ddprun --elastic"
-            ) from None
+    def leave(self, link: Link) -> bool:
+        """All is done here. False if the run must go on with this member: then a generation has begun."""
+        return True
 
 
 class Link:
     """The members of the run, of which this process is one, and messages between them."""
 
     def __init__(
-        self, transport: Transport, me: int, members: list[int], call: Callable[[Callable[[], Any]], Any], group: int, timeout_s: float
+        self, transport: Transport, me: int, members: list[int], call: Callable[[Callable[[], Any]], Any], group: int, timeout_s: float,
+        agreement: Agreement | None = None,
     ):  # fmt: skip
         self.me, self.members, self.timeout_s = me, tuple(members), timeout_s
         self.generation = 0
         self.late = False  # it came when the run had begun, and has no state yet
         self._transport, self._in_lane, self._group = transport, call, group
-        self._register: Register | None = None
+        self._agreement = agreement or Agreement()
         self._number = 0
 
     @classmethod
     def open(cls, timeout_s: float) -> Link:
-        """By what the environment says: elastic, a process group that there is or that a launcher means, or alone."""
+        """By what the environment says: elastic, an MPI that survives deaths, a process group that there is or that a launcher means, or
+        alone.
+        """
         place = Place.from_env()
         if place is not None:
             return _join(place, timeout_s)
         from ddp import distributed
-        from ddp.env import world_from_env
 
         if not distributed.is_initialized():
-            if world_from_env().size == 1:
+            world = world_from_env()
+            if world.size == 1:
                 return cls(LoopbackTransport(0, 1), 0, [0], _at_once, 0, timeout_s)
+            if is_enabled():
+                mpi = ULFMTransport.open(world, timeout_s)
+                return cls(mpi, world.rank, list(range(world.size)), _at_once, 0, timeout_s, ByShrinking(mpi))
             distributed.init_process_group()
+            _say_what_a_death_means()
         group: ProcessGroup = (
             distributed.new_group()
         )  # numbered of its own: a script's collectives do not mix with ours
@@ -145,7 +126,8 @@ class Link:
 
     @property
     def elastic(self) -> bool:
-        return self._register is not None
+        """Whether the run can outlive a member."""
+        return self._agreement.elastic
 
     # -- messages: every member makes the same calls ------------------------------------------------------------------
 
@@ -196,88 +178,138 @@ class Link:
 
     def newcomers(self) -> list[int]:
         """Workers that knock. Only an elastic run has any."""
-        if not isinstance(self._transport, ElasticTransport):
-            return []
-        self._transport.attend(0.0)
-        return sorted(self._transport.present - set(self.members))
+        return self._agreement.newcomers(self)
 
     def check_in(self) -> None:
         """Raise ExcludedError if the others went on without this worker."""
-        latest = self._register.latest() if self._register else None
-        if latest is not None and latest[0] > self.generation and self.me not in latest[1]:
-            raise self._excluded(*latest)
+        self._agreement.check_in(self)
 
     def survive(self, error: DDPError) -> None:
         """The next generation after a failure. Raises the error where there is none."""
         lost = error.rank if isinstance(error, PeerLostError | DeadlineError) else None
-        if lost is None or self._register is None:
+        if lost is None or not self.elastic:
             if lost is not None:
-                error.add_note(
-                    "a job of fixed size ends with its first death; started by ddprun --elastic MIN:MAX it goes on"
-                )
+                error.add_note(_FIXED)
             raise error
         self.regroup(set(self.members) - {lost}, lost)
 
     def regroup(self, wanted: set[int], lost: int | None = None) -> None:
-        """Agree on the next generation: the wanted ones that are not gone, unless another list was proposed first."""
-        assert self._register is not None and isinstance(self._transport, ElasticTransport)
-        self._transport.attend(0.0)
-        wanted = (wanted - self._transport.gone) | {self.me}
-        if 2 * len(wanted) < self.size or lost == self.me:
-            until = time.monotonic() + YIELD_S
-            while time.monotonic() < until and not self._decided():
-                self._transport.attend(_LOOK_S)
-        if not self._decided():
-            self._register.propose(self.generation + 1, sorted(wanted))
-        latest = self._register.latest()
-        assert latest is not None
-        self.adopt(*latest)
+        """Agree on the next generation: the wanted ones that are not gone, unless another list was decided first."""
+        self.adopt(*self._agreement.next(self, wanted, lost))
 
     def adopt(self, generation: int, members: list[int]) -> None:
         """Be a member of this generation."""
-        assert isinstance(self._transport, ElasticTransport)
         if self.me not in members:
-            raise self._excluded(generation, members)
+            raise self.excluded(generation, members)
         self.generation, self.members = generation, tuple(members)
         self._number = 0
-        for member in self._others():  # of two that came at the same time, neither may know of the other
-            self._transport.reach(member)
-        self._transport.advance(generation, frozenset(members))
+        self._agreement.enter(self)
 
-    def _decided(self) -> bool:
-        latest = self._register.latest() if self._register else None
-        return latest is not None and latest[0] > self.generation
+    def leave(self) -> bool:
+        """All is done here. False if the others must go on and need this member: then a generation has begun."""
+        return self._agreement.leave(self)
 
-    def _excluded(self, generation: int, members: list[int]) -> ExcludedError:
+    def close(self) -> None:
+        if self.elastic:
+            self._transport.close()
+
+    def excluded(self, generation: int, members: list[int]) -> ExcludedError:
         return ExcludedError(
             f"rank {self.me}: Lockstep: expected to be a member of generation {generation}, got {members}; the others went on "
             f"without this worker, because it was stopped or cut off for longer than a heartbeat; start another in its place"
         )
 
-    def close(self) -> None:
-        if isinstance(self._transport, ElasticTransport):
-            self._transport.close()
+
+_FIXED = (
+    "a job of fixed size ends with its first death; started by ddprun --elastic MIN:MAX it goes on, and so it does by "
+    "mpirun --with-ft ulfm where the MPI has that (Open MPI 5)"
+)
+
+
+def _say_what_a_death_means() -> None:
+    """Over plain MPI nobody can say it later: mpirun ends all processes when one of them has died."""
+    from ddp import distributed
+
+    group = distributed._group(None)
+    if group.backend == "mpi" and group.rank == 0:
+        print(
+            f"Lockstep: {group.size} members over MPI: the first death ends this job; mpirun --with-ft ulfm (Open MPI 5) goes on, "
+            "and so does ddprun --elastic MIN:MAX",
+            file=sys.stderr,
+        )
 
 
 def _at_once(task: Callable[[], Any]) -> Any:
     return task()
 
 
+# -- workers of ddprun --elastic --------------------------------------------------------------------------------------
+
+
+class ByRegister(Agreement):
+    elastic = True
+
+    def __init__(self, transport: ElasticTransport, register: Register | DeskRegister, least: int):
+        self._transport, self._register, self._least = transport, register, least
+
+    def newcomers(self, link: Link) -> list[int]:
+        self._transport.attend(0.0)
+        return sorted(self._transport.present - set(link.members))
+
+    def check_in(self, link: Link) -> None:
+        latest = self._decided(link)
+        if latest is not None and link.me not in latest[1]:
+            raise link.excluded(*latest)
+
+    def next(self, link: Link, wanted: set[int], lost: int | None) -> tuple[int, list[int]]:
+        self._transport.attend(0.0)
+        wanted = (wanted - self._transport.gone) | {link.me}
+        if 2 * len(wanted) < link.size or lost == link.me:
+            until = time.monotonic() + YIELD_S
+            while time.monotonic() < until and not self._decided(link):
+                self._transport.attend(_LOOK_S)
+        latest = self._decided(link)
+        if latest is None:
+            wanted = self._enough(link, wanted)
+            self._register.propose(link.generation + 1, sorted(wanted))
+            latest = self._decided(link)
+            assert latest is not None
+        return latest
+
+    def enter(self, link: Link) -> None:
+        for member in link.members:  # of two that came at the same time, neither may know of the other
+            if member != link.me:
+                self._transport.reach(member)
+        self._transport.advance(link.generation, frozenset(link.members))
+
+    def _decided(self, link: Link) -> tuple[int, list[int]] | None:
+        """The generation that is later than the link's, if there is one."""
+        latest = self._register.latest()
+        return latest if latest is not None and latest[0] > link.generation else None
+
+    def _enough(self, link: Link, wanted: set[int]) -> set[int]:
+        """With workers that knock, where there are too few without. On one host the launcher counts."""
+        if isinstance(self._register, Register):
+            return wanted
+        until = time.monotonic() + START_S
+        while len(wanted) < self._least and not self._decided(link):
+            if time.monotonic() > until:
+                raise DDPError(
+                    f"rank {link.me}: Lockstep: expected at least {self._least} members, got {sorted(wanted)} and nobody more within "
+                    f"{START_S:g} s; resume from a checkpoint, or start with a smaller MIN in --elastic MIN:MAX"
+                )
+            self._transport.attend(_LOOK_S)
+            wanted = (wanted | self._transport.present) - self._transport.gone
+        return wanted
+
+
 def _join(place: Place, timeout_s: float) -> Link:
     """Come to an elastic job: at its beginning, or later."""
-    world = World(
-        rank=place.worker,
-        size=place.worker + 1,
-        local_rank=place.worker,
-        local_size=place.worker + 1,
-        job=os.environ.get("LOCKSTEP_JOB", ""),
-        key_file=os.environ.get("LOCKSTEP_KEY_FILE", ""),
+    register = opened(place, timeout_s)
+    transport = _transport(place, register)
+    link = Link(
+        transport, place.worker, [place.worker], _at_once, 0, timeout_s, ByRegister(transport, register, place.least)
     )
-    transport = ElasticTransport(world)
-    atexit.register(transport.close)  # who comes to its end says so
-    register = Register(place.register)
-    link = Link(transport, place.worker, [place.worker], _at_once, 0, timeout_s)
-    link._register = register
     link.late = register.latest() is not None
     began = time.monotonic()
     for peer in range(place.started):
@@ -290,7 +322,7 @@ def _join(place: Place, timeout_s: float) -> Link:
             if latest is not None:
                 for peer in latest[1]:
                     transport.reach(peer)
-            elif len(here) == place.started or (waited_s > START_S and len(here) >= place.least):
+            elif len(here) >= max(place.started, place.least) or (waited_s > START_S and len(here) >= place.least):
                 register.propose(0, here)
                 continue
             if latest is not None and transport.absent >= set(latest[1]):
@@ -309,3 +341,48 @@ def _join(place: Place, timeout_s: float) -> Link:
         raise
     link.adopt(*latest)
     return link
+
+
+def _transport(place: Place, register: Register | DeskRegister) -> ElasticTransport:
+    """On one host, or between hosts by the desk."""
+    world = World(
+        rank=place.worker,
+        size=place.worker + 2,
+        job=os.environ.get("LOCKSTEP_JOB", ""),
+        key_file=os.environ.get("LOCKSTEP_KEY_FILE", ""),
+    )
+    if isinstance(register, DeskRegister):
+        assert place.desk is not None
+        transport = ElasticTransport(world, place.desk, register.address)
+        register.publish(place.worker, transport.endpoint)
+    else:
+        transport = ElasticTransport(world)
+    return transport
+
+
+# -- processes of mpirun --with-ft ulfm -------------------------------------------------------------------------------
+
+
+class ByShrinking(Agreement):
+    elastic = True
+
+    def __init__(self, transport: ULFMTransport):
+        self._transport = transport
+
+    def next(self, link: Link, wanted: set[int], lost: int | None) -> tuple[int, list[int]]:
+        """All that live; who was stopped for a while is not lost."""
+        deadline = Deadline.after(link.timeout_s)
+        self._transport.agree(False, deadline)
+        return link.generation + 1, self._transport.shrink(deadline)
+
+    def enter(self, link: Link) -> None:
+        self._transport.advance(link.generation)
+
+    def leave(self, link: Link) -> bool:
+        if hasattr(sys, "last_value"):  # the program has failed, and so nobody can agree with it
+            self._transport.abort(f"expected the program to come to its end, got {sys.last_value!r}")
+        deadline = Deadline.after(link.timeout_s)
+        if self._transport.agree(True, deadline):
+            return True
+        link.adopt(link.generation + 1, self._transport.shrink(deadline))
+        return False

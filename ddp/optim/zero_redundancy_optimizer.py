@@ -14,7 +14,7 @@ from core import backend, dtypes
 from core._tensor import Tensor, wrap
 from core.errors import ArgumentError
 from core.optim import Optimizer
-from ddp import distributed
+from ddp import distributed, objects
 from ddp.algorithms.join import Joinable, JoinHook
 from ddp.errors import DDPError
 from ddp.group import ProcessGroup
@@ -99,7 +99,7 @@ class ZeroRedundancyOptimizer(Optimizer, Joinable):
         tensors = [(n, k, v) for n, s in mine.items() for k, v in s.items() if isinstance(v, Tensor)]
         index = [[n, k, v.dtype.name, list(v.shape), v.device.type] for n, k, v in tensors]
         everyone: list[Any] = []
-        distributed.all_gather_object(everyone, [list(plain.items()), index], group)
+        objects.all_gather_object(everyone, [list(plain.items()), index], group)
         if group.rank != to:
             self._consolidated = None
             if tensors:

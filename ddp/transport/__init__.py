@@ -10,14 +10,16 @@ from ddp.env import World
 from ddp.transport.base import Transport
 
 TRANSPORTS = {
+    "ipc": "ddp.transport.cuda_ipc:IPCTransport",
     "loopback": "ddp.transport.loopback:LoopbackTransport",
     "mpi": "ddp.transport.mpi:MPITransport",
+    "nccl": "ddp.transport.nccl:NCCLTransport",
     "threads": "ddp.transport.threads:ThreadTransport",
     "zmq": "ddp.transport.zeromq:ZMQTransport",
 }
 
 # What a member needs beyond a plain install: the library as it is imported, and our extra that brings it.
-OPTIONAL = {"mpi": ("mpi4py", "mpi")}
+OPTIONAL = {"ipc": ("cupy", "cuda13"), "mpi": ("mpi4py", "mpi"), "nccl": ("cupy", "cuda13")}
 
 
 def open_transport(name: str, world: World, timeout_s: float) -> Transport:

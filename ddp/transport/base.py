@@ -26,7 +26,7 @@ Not here: process groups as objects, tensors, retries, who is in the job (`ddp.e
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -111,6 +111,10 @@ class Deadline:
         )
 
 
+def always() -> bool:
+    return True
+
+
 class Transport:
     """Moves arrays between `size` ranks; this process is `rank`."""
 
@@ -120,10 +124,8 @@ class Transport:
     def __init__(self, rank: int, size: int):
         self.rank = rank
         self.size = size
-
-    def is_urgent(self) -> bool:
-        """Whether somebody waits for the call under way, so that it may spin. The lane replaces this for calls made asynchronously."""
-        return True
+        # whether somebody waits for the call under way, so that it may spin; the lane says so for asynchronous calls
+        self.is_urgent: Callable[[], bool] = always
 
     # -- what a member writes ---------------------------------------------------------------------------------------
 

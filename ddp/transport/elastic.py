@@ -1,20 +1,22 @@
 """ZeroMQ for a job whose workers come and go: a worker has a number that no other ever gets, and may knock at any time.
 
 Contract
-- All workers are on one Linux host, where an address is a function of a number. Who comes later reaches who came earlier and says
-  hello; who is greeted by a stranger connects back. So nobody keeps a door, and nobody is needed for another to get in.
+- On one Linux host an address is a function of a number. Between hosts each worker listens on TCP, on the interface that faces the job's
+  desk, at a port that the system chooses, and `find` tells the addresses of others. Who comes later reaches who came earlier and says
+  hello; who is greeted by a stranger connects back. So none of the workers keeps a door.
 - `present` are the workers that are connected both ways. Which of them belong to the job, its members, is decided elsewhere
   (`ddp.lockstep.membership`) and said by `advance`; that others come, die and leave is no failure.
-- A process that is killed is noticed within `zeromq.GRACE_S`; one that is stopped or starved, when ZeroMQ's own thread in it has
-  answered no ping for HEARTBEAT_MS. A long computation does not matter: that thread needs no interpreter.
+- A process that is killed is noticed within `zeromq.GRACE_S`; one that is stopped or starved, or whose host is cut off, when ZeroMQ's own
+  thread in it has answered no ping for HEARTBEAT_MS. A long computation does not matter: that thread needs no interpreter.
 
-Not here: who is a member; several hosts.
+Not here: who is a member; who keeps the addresses.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -31,14 +33,18 @@ _LOOKS = 8
 
 
 class ElasticTransport(ZMQTransport):
-    def __init__(self, world: World):
+    def __init__(
+        self, world: World, desk: tuple[str, int] | None = None, find: Callable[[int], str | None] | None = None
+    ):
         super().__init__(dataclasses.replace(world, size=max(world.size, 256)), read_secret(world))
         self.size = CAPACITY
         self._sent, self._seen, self._places = [0] * CAPACITY, [0] * CAPACITY, [-1] * CAPACITY
         self._members: frozenset[int] = frozenset()
         self._refused: set[int] = set()  # workers that were not there when we tried
-        self._world = world
-        self._bind(self._router, self._address(world.rank))
+        self._world = dataclasses.replace(world, master_addr=desk[0], master_port=desk[1]) if desk else world
+        self._find = find or self._here
+        self._sockets.bind(self._router, self._here(world.rank))
+        self.endpoint = self._listens_at()  # where it listens
 
     @property
     def present(self) -> set[int]:
@@ -56,10 +62,11 @@ class ElasticTransport(ZMQTransport):
         return self._refused | self._gone.keys()
 
     def reach(self, peer: int) -> None:
-        """Try to connect to a worker. It becomes `present` if it is there."""
+        """Try to connect to a worker. It becomes `present` if it is there. Who has no address yet comes later, and says hello."""
         if peer in self._dealers or peer in self._gone:
             return
-        self._dial(peer, self._address(peer), HEARTBEAT_MS)
+        if (address := self._find(peer)) is not None:
+            self._dial(peer, address, HEARTBEAT_MS)
 
     def attend(self, timeout_s: float) -> None:
         """Look for up to `timeout_s` at who comes and goes."""
@@ -105,6 +112,6 @@ class ElasticTransport(ZMQTransport):
         if not self._members or failure.rank in self._members:
             super()._fail(failure)
 
-    def _address(self, peer: int) -> str:
-        one_host = dataclasses.replace(self._world, rank=peer, master_addr="")
-        return addresses(one_host, self._job.hex())[1]
+    def _here(self, worker: int) -> str:
+        """Where a worker of this host listens; on TCP only this one, for there the system chooses."""
+        return addresses(dataclasses.replace(self._world, rank=worker), self._job.hex())[1]

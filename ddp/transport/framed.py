@@ -35,6 +35,9 @@ from ddp.wire import MAX_PAYLOAD_BYTES, MAX_TEXT_BYTES, Frame, Kind
 # How long a rank waits in a collective before it tells the others where it is.
 WAITING_AFTER_S = 0.5
 
+# How a peer went that said goodbye.
+LEFT = "has left: it closed its transport before this call"
+
 T = TypeVar("T")
 
 _NOTHING = np.empty(0, np.uint8)
@@ -172,7 +175,7 @@ class FrameTransport(Transport):
     def _sort(self, frame: Frame, data: np.ndarray) -> None:
         sender = frame.sender
         if frame.kind == Kind.GOODBYE:
-            self._gone.setdefault(sender, "has left: it closed its transport before this call")
+            self._gone.setdefault(sender, LEFT)
         elif frame.generation > self.generation:
             self._early.append((frame, data))
         elif frame.generation < self.generation:

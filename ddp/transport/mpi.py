@@ -30,7 +30,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -72,10 +72,15 @@ _NATIVE_OPS = {
 
 class MPITransport(FrameTransport):
     name = "mpi"
+    finalizes = True  # MPI_Finalize is called when the process ends, whatever has happened
 
     @classmethod
-    def open(cls, world: World, timeout_s: float) -> MPITransport:
+    def open(cls, world: World, timeout_s: float) -> Self:
         try:
+            if not cls.finalizes:
+                import mpi4py
+
+                mpi4py.rc.finalize = False
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:  # mpi4py is there, but no libmpi for it
             raise missing_library("MPI (libmpi)", "transport mpi", "mpi-local") from error
@@ -85,7 +90,7 @@ class MPITransport(FrameTransport):
                 f"rank {world.rank}: open: expected MPI to have this process as rank {world.rank} of {world.size}, "
                 f"got {here.rank} of {here.size}; start with the mpiexec of the MPI that mpi4py was built for"
             )
-        _leave_together(MPI)
+        cls._at_exit(MPI)
         comm, request = here.Idup()
         deadline, pause = Deadline.after(timeout_s), Pause()
         while not request.Test():
@@ -94,6 +99,10 @@ class MPITransport(FrameTransport):
                 raise DeadlineError(_TROUBLE[-1])
             pause()
         return cls(MPI, comm, world.job)
+
+    @staticmethod
+    def _at_exit(mpi: Any) -> None:
+        _leave_together(mpi)
 
     def __init__(self, mpi: Any, comm: Any, job: str):
         super().__init__(comm.rank, comm.size)

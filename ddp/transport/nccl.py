@@ -51,12 +51,19 @@ class _Pending(NamedTuple):
 class NCCLTransport(Transport):
     name = "nccl"
     device_type = "cuda"  # arrays of these devices are taken as they are
+    asynchronous = True  # a collective on them returns before it has ended
 
     @classmethod
     def open(cls, world: World, timeout_s: float) -> NCCLTransport:
         from ddp.transport import open_transport
 
-        backend.get("cuda").xp.cuda.Device(world.local_rank % backend.get("cuda").count()).use()
+        be: Any = backend.get("cuda")
+        if world.local_size > be.count():
+            raise ArgumentError(
+                f"rank {world.rank}: transport nccl: expected a GPU for each rank of this host, got {be.count()} for {world.local_size}; "
+                "start fewer, or use backend 'ipc' or 'zmq'"
+            )
+        be.xp.cuda.Device(world.local_rank).use()
         return cls.over(open_transport("zmq" if world.size > 1 else "loopback", world, timeout_s), timeout_s)
 
     @classmethod
@@ -272,6 +279,10 @@ class NCCLTransport(Transport):
 
     def _on_host(self, array: Any) -> bool:
         return array is None or isinstance(array, np.ndarray)
+
+    def takes(self, dtype: np.dtype, op: str) -> bool:
+        """Whether arrays of the GPU go over NCCL, rather than through the host: op "" is that of moving."""
+        return not op or (dtype.name in _TYPES and op in _OPS and not (op == "avg" and dtype.kind in "iu"))
 
     def _kind(self, array: Any, call: Call) -> tuple[int, int]:
         """Count and type."""

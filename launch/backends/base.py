@@ -84,5 +84,15 @@ def command(job: Job) -> tuple[str, ...]:
     return (job.python, *(("-m", "launch.as_torch") if job.as_torch else ()), *job.program, *job.args)
 
 
+def wishes(job: Job) -> dict[str, str]:
+    """What is to be seen of the ranks, in the variables of `ddp.timeline`, `ddp.progress` and `ddp.recorder`."""
+    env = {
+        "LOCKSTEP_TIMELINE": job.timeline,
+        "LOCKSTEP_PROGRESS": "1" if job.progress else "",
+        "LOCKSTEP_RECORD_DIR": job.log_dir,
+    }
+    return {name: value for name, value in env.items() if value}
+
+
 def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")

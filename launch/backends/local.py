@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ddp.env import World
-from launch.backends.base import Launcher, Plan, Process, Session, command, counted
+from launch.backends.base import Launcher, Plan, Process, Session, command, counted, wishes
 from launch.cores import shares, threads_for_each
 from launch.job import THREAD_VARIABLES, Job
 
@@ -21,7 +21,13 @@ class LocalLauncher(Launcher):
                 Process(
                     rank=world.rank,
                     argv=command(job),
-                    env={**world.to_env(), **_torchrun(world, job, ranks), "PYTHONUNBUFFERED": "1", **threads},
+                    env={
+                        **world.to_env(),
+                        **_torchrun(world, job, ranks),
+                        **wishes(job),
+                        "PYTHONUNBUFFERED": "1",
+                        **threads,
+                    },
                     prefixed=world.size > 1,
                     cores=bound[world.local_rank],
                 )

@@ -11,7 +11,7 @@ import os
 import shutil
 
 from ddp.env import World
-from launch.backends.base import Launcher, Plan, Process, Session, command, counted
+from launch.backends.base import Launcher, Plan, Process, Session, command, counted, wishes
 from launch.job import EXPORTED, Job
 
 
@@ -39,7 +39,7 @@ def job_env(job: Job, session: Session) -> dict[str, str]:
     told = {name: value for name, value in world.items() if name.startswith("LOCKSTEP_")}
     if job.master_addr:
         told |= {"MASTER_ADDR": job.master_addr, "MASTER_PORT": str(job.master_port)}
-    return {**told, "PYTHONUNBUFFERED": "1"}
+    return {**told, **wishes(job), "PYTHONUNBUFFERED": "1"}
 
 
 def find(name: str, python: str) -> str:

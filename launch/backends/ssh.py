@@ -51,6 +51,8 @@ def _remote(node: int, host: Host, job: Job, session: Session) -> str:
         *(("--bind", "cores") if job.bind else ()),
         *(("--output", "files" if job.shown == () else "tee", "--log-dir", job.log_dir) if job.log_dir else ()),
         *(("--ranks", ",".join(map(str, job.shown))) if job.shown else ()),
+        *(("--timeline", job.timeline) if job.timeline else ()),
+        *(("--progress",) if job.progress else ()),
         *(("--as-torch",) if job.as_torch else ()),
         *job.program,
         *job.args,

@@ -32,8 +32,13 @@ def main():
                     assert run.status == 0 and run.acted == 1, run.output
                     found += run.recovery_s
             everything += found if act == "kill" else []
-            print(f"{act} {phase:9} median {statistics.median(found):6.3f} s, worst {max(found):6.3f} s of {len(found)}", flush=True)
-    print(f"all kills      median {statistics.median(everything):6.3f} s, worst {max(everything):6.3f} s of {len(everything)}")
+            print(
+                f"{act} {phase:9} median {statistics.median(found):6.3f} s, worst {max(found):6.3f} s of {len(found)}",
+                flush=True,
+            )
+    print(
+        f"all kills      median {statistics.median(everything):6.3f} s, worst {max(everything):6.3f} s of {len(everything)}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The two models of the Lockstep tests, alone or as a worker of a job:  lockstep_models.py NAME STEPS SHARDS [--save PATH EVERY]
+"""The models of the Lockstep tests, alone or as a worker of a job:  lockstep_models.py NAME STEPS SHARDS [--save PATH EVERY]
 
-NAME is convnet (BatchNorm, dropout, Adam) or gpt (attention, AdamW, clipping, warm-up).
+NAME is convnet (BatchNorm, dropout, Adam), syncnet (the same with SyncBatchNorm) or gpt (attention, AdamW, clipping, warm-up).
 """
 
 import argparse
@@ -20,10 +20,10 @@ SAMPLES, BATCH = 100, 48  # two whole batches and a short one in an epoch
 
 
 class ConvNet(nn.Module):
-    def __init__(self):
+    def __init__(self, norm=nn.BatchNorm2d):
         super().__init__()
         self.conv = nn.Conv2d(1, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(4)
+        self.norm = norm(4)
         self.fc = nn.Linear(64, 5)
         self.unused = nn.Linear(2, 2)
 
@@ -52,13 +52,13 @@ class GPT(nn.Module):
         return h @ self.tokens.weight.t()
 
 
-def convnet():
+def convnet(norm=nn.BatchNorm2d):
     rng = np.random.default_rng(1)
     data = TensorDataset(
         core.tensor(rng.standard_normal((SAMPLES, 1, 8, 8)).astype(np.float32)),
         core.tensor(rng.integers(0, 5, SAMPLES)),
     )
-    model = ConvNet()
+    model = ConvNet(norm)
     return model, core.optim.Adam(model.parameters(), lr=1e-2), data, {}, lambda s: F.cross_entropy(model(s.x), s.y)
 
 
@@ -72,7 +72,7 @@ def gpt():
     return model, optimizer, data, {"scheduler": scheduler, "clip_norm": 0.5}, loss
 
 
-MODELS = {"convnet": convnet, "gpt": gpt}
+MODELS = {"convnet": convnet, "gpt": gpt, "syncnet": lambda: convnet(ddp.SyncBatchNorm)}
 
 
 def built(name, shards, **options):

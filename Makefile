@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ORACLE := .venv-oracle
+GPU_CHECK := .venv-gpu-check
 
-.PHONY: demo test test-oracle lint package clean
+.PHONY: demo test test-oracle test-gpu-check lint package clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +33,16 @@ $(ORACLE)/installed: pyproject.toml
 test-oracle: $(ORACLE)/installed
 	$(ORACLE)/bin/python -m pytest -k oracle
 
+# What is known of the GPU without one: every kernel compiles, without spills, for three architectures, and every name is CuPy's.
+$(GPU_CHECK)/installed: pyproject.toml
+	$(PYTHON) -m venv $(GPU_CHECK)
+	$(GPU_CHECK)/bin/python -m pip install --quiet --upgrade pip
+	$(GPU_CHECK)/bin/python -m pip install --quiet --editable '.[dev,gpu-check]'
+	touch $@
+
+test-gpu-check: $(GPU_CHECK)/installed
+	$(GPU_CHECK)/bin/python -m pytest tests/test_cuda_compile.py tests/test_cuda_names.py
+
 # The wheel builds, installs into a clean environment, and works there.
 package: $(VENV)/installed
 	rm -rf build/wheel build/clean
@@ -41,4 +52,4 @@ package: $(VENV)/installed
 	cd build/clean && bin/ddprun -n 2 -m ddp
 
 clean:
-	rm -rf $(VENV) $(ORACLE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache runs data
+	rm -rf $(VENV) $(ORACLE) $(GPU_CHECK) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache runs data

@@ -24,7 +24,7 @@ from tests.test_launch_netns import ADDRESSES, finish, hosts, key  # noqa: F401 
 pytestmark = pytest.mark.timeout(90)
 
 PROGRAM = str(jobs.PROGRAMS / "lockstep_models.py")
-STEPS = 40
+STEPS = 30
 DDPRUN = [sys.executable, "-m", "launch"]
 
 
@@ -206,7 +206,7 @@ def test_workers_that_never_come_to_the_desk(tmp_path, key):  # noqa: F811
 def test_who_was_let_in_is_replaced_at_once(shared, tmp_path, calm, key):  # noqa: F811
     desk = ["--rdzv", f"127.0.0.1:{free_port()}", "--key-file", key] if shared else []
     log = tmp_path / "log.jsonl"
-    events = [{"step": step, "phase": "data", "place": 0, "act": "kill"} for step in range(2, 34, 4)]
+    events = [{"step": step, "phase": "data", "place": 0, "act": "kill"} for step in range(2, 26, 4)]
     (tmp_path / "events").mkdir()
     chaos = json.dumps({"directory": str(tmp_path / "events"), "events": events})
     command, env = trained(log, "--elastic", "1:2", "--replace", *desk, pause=0.2)

@@ -2,11 +2,13 @@
 
     ddprun -n 2 tests/bench/lockstep_cost.py [--shards 16] [--batch 64] [--width 32] [--clock cpu]
 
-V is the number of workers unless --shards says otherwise. The two are measured in turns, block by block, in one job. `--clock cpu` takes
+V is the number of workers unless --shards says otherwise. Both shuffle: one by a DataLoader with a DistributedSampler, the other by
+itself. The two are measured in turns, block by block, in one job. `--clock cpu` takes
 the processor time of rank 0 instead of the wall's, for a host that others use, too: what waiting costs is not in it.
 """
 
 import argparse
+import itertools
 import statistics
 import time
 
@@ -16,7 +18,7 @@ import core
 import core.nn as nn
 import core.nn.functional as F
 import ddp
-from core.utils.data import TensorDataset
+from core.utils.data import DataLoader, TensorDataset
 
 
 def network(width):
@@ -49,13 +51,20 @@ def main():
 
     plain = ddp.DistributedDataParallel(network(args.width))
     optimizer = core.optim.SGD(plain.parameters(), lr=0.01, momentum=0.9)
-    x, y = data.tensors
+    sampler = ddp.DistributedSampler(data)
+    loader = DataLoader(data, batch_size=args.batch, sampler=sampler)
+
+    def batches():
+        for epoch in itertools.count():
+            sampler.set_epoch(epoch)
+            yield from loader
+
+    ahead = batches()
 
     def plain_steps(count):
-        for i in range(count):
-            span = slice((i % 8 * size + rank) * args.batch, (i % 8 * size + rank + 1) * args.batch)
+        for x, y in itertools.islice(ahead, count):
             optimizer.zero_grad()
-            F.cross_entropy(plain(x[span]), y[span]).backward()
+            F.cross_entropy(plain(x), y).backward()
             optimizer.step()
 
     model = network(args.width)
@@ -74,9 +83,9 @@ def main():
         for each in times:
             ddp.barrier()
             began = clock()
-            each(4)
+            each(8)  # an epoch
             if block:  # the first warms up
-                times[each].append((clock() - began) / 4)
+                times[each].append((clock() - began) / 8)
     if rank == 0:
         a, b = (statistics.median(found) for found in times.values())
         ratio = statistics.median(q / p for p, q in zip(*times.values()))

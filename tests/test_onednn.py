@@ -239,9 +239,27 @@ def test_batches_of_none_and_one(n: int) -> None:
 
 
 def test_other_dtypes_are_the_plain_backends() -> None:
-    for dtype in (np.float64, np.int64):
+    for dtype, rtol in (
+        (np.float64, 1e-12),
+        (np.int64, 0),
+    ):  # with another number of threads BLAS adds in another order
         x, y = drawn(130, 140).astype(dtype), drawn(140, 150).astype(dtype)
-        np.testing.assert_array_equal(CPU.matmul(x, y), x @ y)
+        np.testing.assert_allclose(CPU.matmul(x, y), x @ y, rtol=rtol, atol=rtol)
+
+
+@needs_library
+def test_blas_has_one_thread_beside_openmp() -> None:
+    """… and all of them for a large product that is its own."""
+    code = (
+        "import numpy as np; from core.backend import get, threads; be = get('cpu'); threads.set_num_threads(2);"
+        "count = threads._openblas('get_num_threads'); plain = type(be).__mro__[1].matmul;"
+        "type(be).__mro__[1].matmul = lambda self, x, y: (print(count(), end=' '), plain(self, x, y))[1];"
+        "[be.matmul(a, a) for a in (np.ones((4, 4)), np.ones((200, 200)))]; print(count(), threads.get_num_threads())"
+    )
+    if threads._openblas("get_num_threads") is None:
+        pytest.skip("NumPy's BLAS is not OpenBLAS")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.split() == ["1", "2", "1", "2"]
 
 
 def test_values_that_are_not_finite() -> None:

@@ -1,8 +1,11 @@
 """How many threads the kernels of the CPU use: torch's `set_num_threads` and `get_num_threads`.
 
-Contract: one number for oneDNN (OpenMP) and NumPy's BLAS. Until it is set, the libraries decide, from OMP_NUM_THREADS and the number of
-cores. OpenMP counts for each thread of the program by itself, so `onednn.primitives` tells it the number in each. A forked child
-computes with one thread: OpenMP's others did not come along, and it would wait for them for ever.
+Contract: one pool of threads computes. Where there is oneDNN it is OpenMP's, and NumPy's BLAS has one thread: its own would spin after
+each call, on the cores that OpenMP's threads wait for (a step of an encoder took 277 ms with two pools of two threads, and takes 95 ms).
+Only large products that oneDNN does not know, float64 above all, get them all (`blas_threads`). Without oneDNN they are BLAS's. Until
+the number is set, the libraries decide, from OMP_NUM_THREADS and the number of cores. OpenMP counts for each thread of the program by
+itself, so `onednn.primitives` tells it the number in each. A forked child computes with one thread: OpenMP's others did not come along,
+and it would wait for them for ever.
 Not here: threads of our own; there are none.
 """
 
@@ -11,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,14 +29,35 @@ _OPENBLAS = ("scipy_openblas_{}64_", "openblas_{}64_", "openblas_{}")
 
 
 def set_num_threads(n: int) -> None:
-    """Use n threads in oneDNN and in NumPy's BLAS. A BLAS that is not OpenBLAS keeps its own number."""
+    """Compute with n threads. A BLAS that is not OpenBLAS keeps its own number."""
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise ArgumentError(f"set_num_threads: expected a positive number of threads, got {n!r}")
     library.wanted_threads = n
+    _set_blas_threads(n if library.get() is None else 1)
+
+
+@contextmanager
+def blas_threads() -> Iterator[None]:
+    """A large product by NumPy's BLAS, which gets all threads for it."""
+    n = get_num_threads() if library.get() is not None else 1
+    if n == 1:
+        yield
+        return
+    _set_blas_threads(n)
+    try:
+        yield
+    finally:
+        _set_blas_threads(1)
+
+
+def _set_blas_threads(n: int) -> None:
     found = _openblas("set_num_threads")
     if found is not None:
         found.argtypes, found.restype = [ctypes.c_int], None
         found(n)
+
+
+library.when_found.append(lambda: _set_blas_threads(1))
 
 
 def get_num_threads() -> int:

@@ -15,7 +15,7 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_uint, c_void_p
 from pathlib import Path
 from typing import Any
@@ -196,6 +196,7 @@ class Handle:
 
 _lock = threading.Lock()
 wanted_threads: int | None = None  # what `core.backend.threads` was told; None: OpenMP decides
+when_found: list[Callable[[], None]] = []  # called once, when there is a library
 _found: Library | None = None
 _tried: list[str] | None = None  # None: nobody has asked yet
 
@@ -237,6 +238,9 @@ def _load() -> None:
         if found is not None and hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=_one_thread)
         _found, _tried = found, tried
+    if found is not None:
+        for tell in when_found:
+            tell()
 
 
 def _one_thread() -> None:

@@ -9,10 +9,10 @@ import core.nn.functional as F
 from core._tensor import Tensor
 from core.distributions import constraints
 from core.distributions.exp_family import ExponentialFamily
-from core.distributions.utils import broadcast_all, lazy_property, logits_to_probs, one_of, probs_to_logits
+from core.distributions.utils import SuccessProbability, broadcast_all, one_of
 
 
-class Bernoulli(ExponentialFamily):
+class Bernoulli(SuccessProbability, ExponentialFamily):
     """1 with probability `probs`, or the sigmoid of `logits`; else 0."""
 
     arg_constraints = {"probs": constraints.unit_interval, "logits": constraints.real}
@@ -23,16 +23,6 @@ class Bernoulli(ExponentialFamily):
         (given,) = broadcast_all(one_of("Bernoulli", probs, logits))
         self.__dict__["probs" if logits is None else "logits"] = given
         super().__init__(given.shape, (), validate_args)
-
-    @lazy_property
-    def probs(self) -> Tensor:
-        """The probability of 1."""
-        return logits_to_probs(self.logits, is_binary=True)
-
-    @lazy_property
-    def logits(self) -> Tensor:
-        """ln p/(1 − p)"""
-        return probs_to_logits(self.probs, is_binary=True)
 
     @property
     def param_shape(self) -> Any:

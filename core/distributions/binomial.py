@@ -8,11 +8,11 @@ import core
 from core._tensor import Tensor
 from core.distributions import constraints
 from core.distributions.distribution import Distribution
-from core.distributions.utils import broadcast_all, lazy_property, logits_to_probs, one_of, probs_to_logits
+from core.distributions.utils import SuccessProbability, broadcast_all, one_of
 from core.errors import ArgumentError
 
 
-class Binomial(Distribution):
+class Binomial(SuccessProbability, Distribution):
     """How many of `total_count` trials succeed, each with probability `probs`, or the sigmoid of `logits`."""
 
     arg_constraints = {
@@ -28,16 +28,6 @@ class Binomial(Distribution):
         self.total_count = total.to(given.dtype)
         self.__dict__["probs" if logits is None else "logits"] = given
         super().__init__(given.shape, (), validate_args)
-
-    @lazy_property
-    def probs(self) -> Tensor:
-        """The probability of success."""
-        return logits_to_probs(self.logits, is_binary=True)
-
-    @lazy_property
-    def logits(self) -> Tensor:
-        """ln p/(1 − p)"""
-        return probs_to_logits(self.probs, is_binary=True)
 
     @property
     def support(self) -> Any:  # type: ignore[override]

@@ -8,11 +8,11 @@ import core
 from core._tensor import Tensor
 from core.distributions import constraints
 from core.distributions.distribution import Distribution
-from core.distributions.utils import broadcast_all, lazy_property, logits_to_probs, one_of, probs_to_logits
+from core.distributions.utils import SuccessProbability, broadcast_all, one_of
 from core.errors import ArgumentError
 
 
-class Geometric(Distribution):
+class Geometric(SuccessProbability, Distribution):
     """How many trials fail before the first success, each of probability `probs`, or the sigmoid of `logits`."""
 
     arg_constraints = {"probs": constraints.unit_interval, "logits": constraints.real}
@@ -24,16 +24,6 @@ class Geometric(Distribution):
         super().__init__(given.shape, (), validate_args)
         if self._validate_args and logits is None and not bool((given > 0).all()):
             raise ArgumentError(f"Geometric: expected parameter probs to be positive, got {given}")
-
-    @lazy_property
-    def probs(self) -> Tensor:
-        """The probability of success."""
-        return logits_to_probs(self.logits, is_binary=True)
-
-    @lazy_property
-    def logits(self) -> Tensor:
-        """ln p/(1 − p)"""
-        return probs_to_logits(self.probs, is_binary=True)
 
     @property
     def mean(self) -> Tensor:

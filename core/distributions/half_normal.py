@@ -7,32 +7,19 @@ from typing import Any
 
 import core
 from core._tensor import Tensor
-from core.distributions import constraints
+from core.distributions.half import Half
 from core.distributions.normal import Normal
-from core.distributions.transformed_distribution import TransformedDistribution
-from core.distributions.transforms import AbsTransform
 
 
-class HalfNormal(TransformedDistribution):
+class HalfNormal(Half):
     """|x| of normal x with mean 0 and standard deviation `scale`."""
 
-    arg_constraints = {"scale": constraints.positive}
-    support = constraints.nonnegative  # type: ignore[assignment]
-
     def __init__(self, scale: Any, validate_args: bool | None = None):
-        super().__init__(Normal(0, scale, validate_args), AbsTransform(), validate_args)
-
-    @property
-    def scale(self) -> Tensor:
-        return self.base_dist.scale  # type: ignore[attr-defined]
+        super().__init__(Normal(0, scale, validate_args), validate_args)
 
     @property
     def mean(self) -> Tensor:
         return self.scale * math.sqrt(2 / math.pi)
-
-    @property
-    def mode(self) -> Tensor:
-        return core.zeros_like(self.scale)
 
     @property
     def variance(self) -> Tensor:
@@ -41,13 +28,3 @@ class HalfNormal(TransformedDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)
         return core.where(value >= 0, self.base_dist.log_prob(value) + math.log(2), -math.inf)
-
-    def cdf(self, value: Tensor) -> Tensor:
-        self._validate_sample(value)
-        return 2 * self.base_dist.cdf(value) - 1
-
-    def icdf(self, value: Tensor) -> Tensor:
-        return self.base_dist.icdf((value + 1) / 2)
-
-    def entropy(self) -> Tensor:
-        return self.base_dist.entropy() - math.log(2)

@@ -10,10 +10,10 @@ from core._tensor import Tensor
 from core.distributions import constraints
 from core.distributions.distribution import Distribution
 from core.distributions.gamma import Gamma
-from core.distributions.utils import broadcast_all, lazy_property, logits_to_probs, one_of, probs_to_logits
+from core.distributions.utils import SuccessProbability, broadcast_all, one_of
 
 
-class NegativeBinomial(Distribution):
+class NegativeBinomial(SuccessProbability, Distribution):
     """How many trials succeed, each with probability `probs`, before `total_count` have failed."""
 
     arg_constraints = {
@@ -26,16 +26,6 @@ class NegativeBinomial(Distribution):
         self.total_count = total.to(given.dtype)
         self.__dict__["probs" if logits is None else "logits"] = given
         super().__init__(given.shape, (), validate_args)
-
-    @lazy_property
-    def probs(self) -> Tensor:
-        """The probability of success."""
-        return logits_to_probs(self.logits, is_binary=True)
-
-    @lazy_property
-    def logits(self) -> Tensor:
-        """ln p/(1 − p)"""
-        return probs_to_logits(self.probs, is_binary=True)
 
     @property
     def mean(self) -> Tensor:

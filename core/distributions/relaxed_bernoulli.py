@@ -10,10 +10,10 @@ from core.distributions import constraints
 from core.distributions.distribution import Distribution
 from core.distributions.transformed_distribution import TransformedDistribution
 from core.distributions.transforms import SigmoidTransform
-from core.distributions.utils import broadcast_all, clamp_probs, lazy_property, logits_to_probs, one_of, probs_to_logits
+from core.distributions.utils import SuccessProbability, broadcast_all, clamp_probs, one_of
 
 
-class LogitRelaxedBernoulli(Distribution):
+class LogitRelaxedBernoulli(SuccessProbability, Distribution):
     """The logits of `RelaxedBernoulli`. Maddison et al. 2017."""
 
     arg_constraints = {"probs": constraints.unit_interval, "logits": constraints.real}
@@ -25,16 +25,6 @@ class LogitRelaxedBernoulli(Distribution):
         (given,) = broadcast_all(one_of("LogitRelaxedBernoulli", probs, logits))
         self.__dict__["probs" if logits is None else "logits"] = given
         super().__init__(given.shape, (), validate_args)
-
-    @lazy_property
-    def probs(self) -> Tensor:
-        """The probability of 1, at temperature 0."""
-        return logits_to_probs(self.logits, is_binary=True)
-
-    @lazy_property
-    def logits(self) -> Tensor:
-        """ln p/(1 − p)"""
-        return probs_to_logits(self.probs, is_binary=True)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)

@@ -73,6 +73,20 @@ class lazy_property:
         return value
 
 
+class SuccessProbability:
+    """Mixed into distributions that are given the probability of a success, as `probs` or as `logits`, and compute the other one."""
+
+    @lazy_property
+    def probs(self) -> Tensor:
+        """The probability of a success."""
+        return logits_to_probs(self.logits, is_binary=True)
+
+    @lazy_property
+    def logits(self) -> Tensor:
+        """ln p/(1 − p)"""
+        return probs_to_logits(self.probs, is_binary=True)
+
+
 def standard_normal(shape: Any, like: Tensor) -> Tensor:
     """Normal numbers of like's dtype and device."""
     return core.randn(*shape, dtype=like.dtype, device=like.device)

@@ -39,38 +39,34 @@ def _lower(be: Any, a: Any, x: Any) -> Any:
     for k in range(1, n):  # 8.7.1, for x < a + 1
         term = term * xs / (a + k)
         total = total + term
-    xf = xp.where(below, a + 1, x)
-    b, c = xf + 1 - a, xp.full_like(xf, 1e300)
-    d = 1 / b
-    h = d
-    for k in range(1, n):  # 8.9.2 by Lentz's method, for the upper one
-        step = -k * (k - a)
-        b = b + 2
-        d = 1 / xp.where(step * d + b == 0, 1e-300, step * d + b)
-        c = b + step / c
-        c = xp.where(c == 0, 1e-300, c)
-        h = h * (d * c)
+    h = _fraction(xp, a, x, n)
     y = xp.where(below, front * total, 1 - front * h)
     y = xp.where(x == 0, 0.0, xp.where(x == np.inf, 1.0, y))
     y = xp.where(a == 0, 1.0, y)
     return xp.where((x < 0) | (a < 0) | ((a == 0) & (x == 0)) | (a != a) | (x != x), np.nan, y)
 
 
-def _upper(be: Any, a: Any, x: Any) -> Any:
-    """1 − P(a, x), exact where that is small."""
-    xp = be.xp
-    front = xp.exp(a * xp.log(x) - x - _lgamma(xp, a))
-    xf = xp.where(x < a + 1, a + 1, x)
-    b, c = xf + 1 - a, xp.full_like(xf, 1e300)
+def _fraction(xp: Any, a: Any, x: Any, terms: int) -> Any:
+    """8.9.2 by Lentz's method: the upper function is front times this; for x < a + 1, where it is not used, that of a + 1."""
+    x = xp.where(x < a + 1, a + 1, x)
+    b, c = x + 1 - a, xp.full_like(x, 1e300)
     d = 1 / b
     h = d
-    for k in range(1, _terms(a)):
+    for k in range(1, terms):
         step = -k * (k - a)
         b = b + 2
         d = 1 / xp.where(step * d + b == 0, 1e-300, step * d + b)
         c = b + step / c
         c = xp.where(c == 0, 1e-300, c)
         h = h * (d * c)
+    return h
+
+
+def _upper(be: Any, a: Any, x: Any) -> Any:
+    """1 − P(a, x), exact where that is small."""
+    xp = be.xp
+    front = xp.exp(a * xp.log(x) - x - _lgamma(xp, a))
+    h = _fraction(xp, a, x, _terms(a))
     return xp.where((x >= a + 1) & (x < np.inf) & (a > 0), front * h, 1 - _lower(be, a, x))
 
 

@@ -1,8 +1,11 @@
 """Starting real jobs from tests: ddprun and mpiexec, with a deadline, and nothing left behind."""
 
+import contextlib
 import importlib.util
 import os
+import secrets
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +54,14 @@ def run(argv, timeout_s=60, **kwargs):
     done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL, **kwargs)
     assert done.returncode == 0, f"{' '.join(argv)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def free_port():
+    """A port that nobody listens on, below those that the system hands out: a rank's own socket must not get it before rank 0."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", 20000 + secrets.randbelow(12000)))
+            return probe.getsockname()[1]
 
 
 def processes_with(text):

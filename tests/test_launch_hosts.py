@@ -22,6 +22,7 @@ from launch import meeting, secret
 from launch.cli import main
 from launch.hostfile import Host, parse_hosts, seat
 from launch.meeting import Agreement, Guest, meet
+from tests import jobs
 from tests.jobs import environment, needs_mpi, processes_with
 
 pytestmark = pytest.mark.timeout(60)
@@ -36,12 +37,6 @@ def wait_for(condition, what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what}"
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 # -- hostfiles --------------------------------------------------------------------------------------------------------
@@ -132,7 +127,7 @@ def test_each_run_derives_another_key():
 
 def gather(*guests: Guest, keys=(), timeout_s: float = 10.0) -> list[object]:
     """What each guest's `meet` returns or raises."""
-    endpoint, found = ("127.0.0.1", free_port()), [None] * len(guests)
+    endpoint, found = ("127.0.0.1", jobs.free_port()), [None] * len(guests)
 
     def one(i: int) -> None:
         try:
@@ -190,7 +185,7 @@ def test_who_has_another_key_is_not_heard():
 
 def test_strangers_neither_hold_up_nor_get_in(monkeypatch):
     monkeypatch.setattr(meeting, "STRANGERS", 4)
-    endpoint, found = ("127.0.0.1", free_port()), []
+    endpoint, found = ("127.0.0.1", jobs.free_port()), []
     host = threading.Thread(target=lambda: found.append(meet(Guest(2, 0, 3, ""), endpoint, KEY, 10.0)))
     host.start()
     wires = []
@@ -230,7 +225,7 @@ def test_an_order_to_end_ends_the_meeting():
         ear, mouth = os.pipe()
         os.close(mouth)
         with pytest.raises(WorldError, match="the order to end"):
-            meet(Guest(2, node_rank, 1, ""), ("127.0.0.1", free_port()), KEY, 10.0, ear)
+            meet(Guest(2, node_rank, 1, ""), ("127.0.0.1", jobs.free_port()), KEY, 10.0, ear)
         os.close(ear)
 
 
@@ -267,7 +262,7 @@ def finish(*processes: subprocess.Popen[str]) -> list[tuple[int, str, str]]:
 
 
 def test_two_hosts_of_different_sizes(key_file):
-    port = free_port()
+    port = jobs.free_port()
     nodes = start(0, port, key_file, "-n", "2", "-m", "ddp"), start(1, port, key_file, "-m", "ddp")
     for node, (status, err, out) in enumerate(finish(*nodes)):
         assert status == 0, err
@@ -292,7 +287,7 @@ if restart == "0" and ddp.get_rank() == 1:
 ddp.barrier()
 print("done", restart)
 """)
-    port = free_port()
+    port = jobs.free_port()
     (status_0, err_0, out_0), (status_1, err_1, out_1) = finish(
         *(start(node, port, key_file, "--restarts", "1", str(script)) for node in (0, 1))
     )

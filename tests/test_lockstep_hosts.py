@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -38,12 +37,6 @@ def start(command, env, **kwargs):
     return subprocess.Popen(command, text=True, env={**jobs.environment(), **env}, **pipes, **kwargs)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
     """The log of one worker, undisturbed."""
@@ -69,7 +62,7 @@ def wait_for(text, process):
 
 
 def test_workers_are_added_to_a_running_job(tmp_path, calm, key):  # noqa: F811
-    log, port = tmp_path / "log.jsonl", free_port()
+    log, port = tmp_path / "log.jsonl", jobs.free_port()
     command, env = trained(
         log, "--elastic", "1:4", "-n", "2", "--rdzv", f"127.0.0.1:{port}", "--key-file", key, pause=0.15
     )
@@ -83,7 +76,7 @@ def test_workers_are_added_to_a_running_job(tmp_path, calm, key):  # noqa: F811
 
 def test_a_job_waits_for_its_least_number(tmp_path, calm, key):  # noqa: F811
     """… and a worker more than the most is refused."""
-    log, port = tmp_path / "log.jsonl", free_port()
+    log, port = tmp_path / "log.jsonl", jobs.free_port()
     join = ["--join", f"127.0.0.1:{port}", "--key-file", key]
     command, env = trained(log, "--elastic", "2:2", "-n", "1", "--rdzv", f"127.0.0.1:{port}", "--key-file", key)
     first = start(command, env)
@@ -95,7 +88,7 @@ def test_a_job_waits_for_its_least_number(tmp_path, calm, key):  # noqa: F811
 
 
 def test_nobody_joins_without_the_key(tmp_path, key):  # noqa: F811
-    port = free_port()
+    port = jobs.free_port()
     first = start(
         *trained(
             tmp_path / "log", "--elastic", "1:2", "-n", "1", "--rdzv", f"127.0.0.1:{port}", "--key-file", key, pause=0.2
@@ -117,13 +110,13 @@ def test_nobody_joins_without_the_key(tmp_path, key):  # noqa: F811
 
 
 def test_nobody_to_join(tmp_path, key):  # noqa: F811
-    options = ["--join", f"127.0.0.1:{free_port()}", "--key-file", key, "--rdzv-timeout", "0.5"]
+    options = ["--join", f"127.0.0.1:{jobs.free_port()}", "--key-file", key, "--rdzv-timeout", "0.5"]
     ((status, _, err),) = finish(start(*trained(tmp_path / "log", *options)))
     assert status == 1 and "expected a running job within 0.5 s" in err
 
 
 def test_the_desk_gives_each_number_once(tmp_path, monkeypatch, key):  # noqa: F811
-    port, secret = free_port(), bytes.fromhex("ab" * 32)
+    port, secret = jobs.free_port(), bytes.fromhex("ab" * 32)
     monkeypatch.setenv("LOCKSTEP_KEY_FILE", key)
     counts = ["ab" * 16, "2", "1", "9"]
     process = start(
@@ -198,13 +191,13 @@ def test_workers_that_never_come_to_the_desk(tmp_path, key):  # noqa: F811
     script = tmp_path / "script.py"
     for text, expected in (("print('hello')", 0), ("raise SystemExit(3)", 3)):
         script.write_text(text)
-        options = ["--elastic", "1:2", "--rdzv", f"127.0.0.1:{free_port()}", "--key-file", key]
+        options = ["--elastic", "1:2", "--rdzv", f"127.0.0.1:{jobs.free_port()}", "--key-file", key]
         assert finish(start([*DDPRUN, *options, str(script)], {}))[0][0] == expected
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_who_was_let_in_is_replaced_at_once(shared, tmp_path, calm, key):  # noqa: F811
-    desk = ["--rdzv", f"127.0.0.1:{free_port()}", "--key-file", key] if shared else []
+    desk = ["--rdzv", f"127.0.0.1:{jobs.free_port()}", "--key-file", key] if shared else []
     log = tmp_path / "log.jsonl"
     events = [{"step": step, "phase": "data", "place": 0, "act": "kill"} for step in range(2, 26, 4)]
     (tmp_path / "events").mkdir()

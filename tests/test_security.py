@@ -241,7 +241,7 @@ def tapped(monkeypatch):
 
 
 def tcp_world():
-    port = _free_port()
+    port = jobs.free_port()
     return lambda rank, size, key_file: World(
         rank, size, job=key_file, key_file=key_file, master_addr="127.0.0.1", master_port=port
     )
@@ -419,14 +419,14 @@ def test_a_rank_of_another_job_stays_outside(key_file):
         except DDPError as error:
             errors[spot.rank] = str(error)
 
-    port = _free_port()
+    port = jobs.free_port()
     threads.run(2, rank, 10)
     assert "missing: 1" in errors[0] and "missing: 0" in errors[1]
 
 
 def test_where_a_job_listens(key_file, tmp_path):
     """Between hosts on the one interface that was named; inside a host on no network at all."""
-    port = _free_port()
+    port = jobs.free_port()
 
     def tcp(rank, size, key_file):
         return World(rank, size, job=key_file, key_file=key_file, master_addr="127.0.0.1", master_port=port)
@@ -457,14 +457,6 @@ def _listening():
                 packed = b"".join(bytes.fromhex(address[i : i + 8])[::-1] for i in range(0, len(address), 8))
                 found.add((socket.inet_ntop(family, packed), int(port, 16)))
     return found
-
-
-def _free_port():
-    """Below those that the system hands out: a rank's own socket must not get it before rank 0 does."""
-    while True:
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", 20000 + secrets.randbelow(12000)))
-            return probe.getsockname()[1]
 
 
 PROGRAM = """

@@ -6,12 +6,10 @@ fails.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -31,6 +29,7 @@ from ddp.env import World
 from ddp.errors import DDPError, DeadlineError, PeerLostError, WorldError
 from ddp.transport import TRANSPORTS, base, curve, open_transport, places, same_host, threads, zeromq
 from ddp.transport.base import Call, Deadline
+from tests import jobs
 from tests.transport_cases import BROKEN, HEALTHY, Group, zmq_world
 
 ROOT = Path(__file__).parent.parent
@@ -81,7 +80,7 @@ def run_zmq_without_board(size, body, key_file):
 
 def run_zmq_hosts(size, body, key_file):
     """Every other rank on another host: 0, 2, 4 here and 1, 3 there, with two boards, meeting by TCP."""
-    at = {"master_addr": "127.0.0.1", "master_port": free_port()}
+    at = {"master_addr": "127.0.0.1", "master_port": jobs.free_port()}
 
     def here(rank):
         return (size + 1 - rank % 2) // 2
@@ -94,14 +93,6 @@ def run_zmq_hosts(size, body, key_file):
         body(g)
 
     run_zmq(size, checked, key_file, world)
-
-
-def free_port():
-    """Below those that the system hands out: a rank's own socket must not get it before rank 0 does."""
-    while True:
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", 20000 + secrets.randbelow(12000)))
-            return probe.getsockname()[1]
 
 
 def run_on_gpu(name, size, body, key_file):
@@ -510,7 +501,7 @@ def test_strangers_change_nothing(who, key_file):
 
 @pytest.mark.parametrize("body", [HEALTHY[0], HEALTHY[2], BROKEN[0]], ids=lambda body: body.__name__)
 def test_several_hosts_meet_by_tcp_at_rank_0(body, key_file):
-    port = free_port()
+    port = jobs.free_port()
 
     def world(rank, size, key_file):
         return World(rank, size, job=key_file, key_file=key_file, master_addr="127.0.0.1", master_port=port)

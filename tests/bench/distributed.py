@@ -9,64 +9,26 @@ time together: each process has the batch of the row, so 1 is perfect; processes
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
-import socket
 import statistics
 import subprocess
 import sys
-import time
 from typing import Any
 
 from tests.bench import rows
 from tests.bench.__main__ import LIMIT_S, ROOT, _duration, chip, version
+from tests.jobs import free_port
 
 ROWS = ("MLP 784", "ResNet-18", "GPT 4")
-WARM, MEASURED_S, BLOCKS = 5, 2.0, 10  # steps; seconds of measuring, in so many blocks
 SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-
-
-def rank(engine: str, row: str) -> None:
-    """One process of a job; rank 0 prints the seconds of a step, the median over blocks."""
-    if engine == "core":
-        import core as torch
-        import ddp as dist
-        from ddp import DistributedDataParallel
-    else:
-        import torch  # type: ignore[no-redef]
-        import torch.distributed as dist  # type: ignore[no-redef]
-        from torch.nn.parallel import DistributedDataParallel  # type: ignore[no-redef]
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    torch.manual_seed(dist.get_rank())
-    work = rows.TRAIN[row](torch)
-    step = work._replace(model=DistributedDataParallel(work.model)).training(torch, "float32")
-    for _ in range(WARM):
-        step()
-    dist.barrier()
-    began = time.perf_counter()
-    step()
-    calls = torch.tensor([max(1, int(MEASURED_S / BLOCKS / (time.perf_counter() - began)))])
-    dist.broadcast(calls, 0)
-    times = []
-    for _ in range(BLOCKS):
-        dist.barrier()
-        began = time.perf_counter()
-        for _ in range(int(calls)):
-            step()
-        times.append((time.perf_counter() - began) / int(calls))
-    if dist.get_rank() == 0:
-        print(json.dumps(statistics.median(times)))
-    dist.barrier()  # who leaves early would break the peer's connections
-    dist.destroy_process_group()
 
 
 def ours(ranks: int, row: str) -> float:
     """Seconds of a step of a job of ours."""
-    command = [sys.executable, "-m", "launch", "-n", str(ranks), "-m", "tests.bench.distributed"]
+    command = [sys.executable, "-m", "launch", "-n", str(ranks), "-m", "tests.bench.rank"]
     done = subprocess.run(
-        [*command, "--rank-of", "core", row],
+        [*command, "core", row],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, **SINGLE}, timeout=LIMIT_S,
     )  # fmt: skip
     assert not done.returncode, done.stderr
@@ -75,11 +37,8 @@ def ours(ranks: int, row: str) -> float:
 
 def theirs(python: str, ranks: int, row: str) -> float:
     """Seconds of a step of a job of the peer's, started as its own launcher would."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    world = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [python, "-m", "tests.bench.distributed", "--rank-of", "torch", row]
+    world = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    command = [python, "-m", "tests.bench.rank", "torch", row]
     jobs = [
         subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **SINGLE, **world, "RANK": str(r)}, text=True,
@@ -100,11 +59,7 @@ def main() -> None:
     parser.add_argument("--peer-python", default="", help="a Python that has PyTorch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="a regular expression: rows whose names it finds")
-    parser.add_argument("--rank-of", nargs=2, metavar=("ENGINE", "ROW"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.rank_of:
-        rank(*args.rank_of)
-        return
     peer = f"torch {version(args.peer_python, 'torch')}, Gloo" if args.peer_python else "no peer"
     print(f"{chip()}, {args.ranks} processes of one thread, {args.rounds} rounds; peer: {peer}\n")
     print("| step | alone | together | efficiency | peer | peer / ours |\n|---|---|---|---|---|---|", flush=True)

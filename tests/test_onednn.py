@@ -20,7 +20,7 @@ import core.nn.functional as F
 from core.backend import threads
 from core.backend.base import Backend, conv_out_shape
 from core.backend.cpu import CPUBackend, description
-from core.backend.onednn import images, kernels, library, primitives
+from core.backend.onednn import images, kernels, library, primitives, winograd
 from core.errors import ArgumentError
 
 needs_library = pytest.mark.skipif(library.get() is None, reason=f"no oneDNN here: {library.reason()}")
@@ -183,9 +183,29 @@ def large_weight_rows() -> Iterator[tuple[str, Row]]:
         yield f"conv_weight_grad-large-{'x'.join(map(str, w))}", ("conv_weight_grad", (g, drawn(*x)), (w, *places))
 
 
+WINOGRAD = [
+    # x, w, padding
+    ((3, 80, 23, 20), (96, 80, 3, 3), (1, 1)),  # tiles reach beyond the image
+    ((2, 96, 18, 24), (112, 96, 3, 3), (0, 2)),
+    ((40, 64, 12, 12), (64, 64, 3, 3), (1, 1)),  # samples in pieces
+    ((12, 320, 8, 8), (256, 320, 3, 3), (1, 0)),  # filters in blocks
+]
+
+
+def winograd_rows() -> Iterator[tuple[str, Row]]:
+    one = (1, 1)
+    for x, w, padding in WINOGRAD:
+        places = (one, padding, one, 1)
+        g = drawn(x[0], w[0], *conv_out_shape(x[2:], w[2:], *places[:3]))
+        name = "winograd-" + "x".join(map(str, x))
+        yield f"conv-{name}", ("conv", (drawn(*x), drawn(*w), drawn(w[0])), places)
+        yield f"conv_input_grad-{name}", ("conv_input_grad", (g, drawn(*w)), (x, *places))
+        yield f"conv_weight_grad-{name}", ("conv_weight_grad", (g, drawn(*x)), (w, *places))
+
+
 ROWS: dict[str, Row] = {
     name: row
-    for rows in (conv_rows, pool_rows, product_rows, row_rows, element_rows, large_weight_rows)
+    for rows in (winograd_rows, conv_rows, pool_rows, product_rows, row_rows, element_rows, large_weight_rows)
     for name, row in rows()
 }
 
@@ -272,6 +292,30 @@ def test_values_that_are_not_finite() -> None:
     close(CPU.softmax(masked, 1), PLAIN.softmax(masked, 1), 1e-6)
     masked[3, 1] = np.nan
     assert np.isnan(CPU.softmax(masked, 1)[3]).all()
+
+
+@needs_library
+def test_winograd() -> None:
+    """Where it pays, by the switch, and how far it is from the sum in float64: see the module."""
+    kept = core.backends.mkldnn.flags(winograd=False)
+    for x_shape, w_shape, padding in WINOGRAD:
+        assert winograd.pays(x_shape, w_shape, padding)
+    for x_shape, w_shape, padding in [((16, 64, 32, 32), (64, 64, 5, 5), (2, 2)), ((1, 512, 4, 4), (512, 512, 3, 3), (1, 1))]:
+        assert not winograd.pays(x_shape, w_shape, padding)
+    x, w, places = drawn(6, 128, 16, 16), drawn(64, 128, 3, 3), ((1, 1), (1, 1), (1, 1), 1)
+    g = drawn(6, 64, 16, 16)
+    for kernel, arrays, params in [
+        ("conv", (x, w, None), places),
+        ("conv_input_grad", (g, w), (x.shape, *places)),
+        ("conv_weight_grad", (g, x), (w.shape, *places)),
+    ]:
+        exact = getattr(PLAIN, kernel)(*(a if a is None else a.astype(np.float64) for a in arrays), *params)
+        found = getattr(CPU, kernel)(*arrays, *params)
+        with kept:
+            direct = getattr(CPU, kernel)(*arrays, *params)
+        assert 0 < np.abs(found - direct).max()
+        for y, bound in (found, 2e-6), (direct, 1e-6):
+            assert np.square(y - exact).mean() ** 0.5 < bound * exact.std()
 
 
 @needs_library

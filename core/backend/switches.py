@@ -14,6 +14,8 @@ class Switches:
     cudnn: bool = True  # whether cuDNN may compute
     cudnn_attention: bool = True  # the same for attention alone
     benchmark: bool = False  # cuDNN is to choose its kernels with more care: its slower heuristic
+    onednn: bool = True  # whether oneDNN may compute
+    winograd: bool = True  # whether its 3×3 convolutions may
     deterministic: bool = False  # no kernels whose bits differ from run to run
 
 

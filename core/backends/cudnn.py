@@ -7,12 +7,10 @@ whether it chooses its kernels with more care, whether their bits must be the sa
 from __future__ import annotations
 
 import importlib.metadata
-import sys
-from types import ModuleType
 from typing import Any
 
 from core.backend.cuda import is_available
-from core.backend.switches import SWITCHES
+from core.backends.switched import switched
 
 __all__ = ["is_available"]
 
@@ -33,31 +31,4 @@ def version() -> Any:
     return None
 
 
-class flags:
-    """`with flags(benchmark=True):` sets switches for a block."""
-
-    def __init__(self, **switches: bool):
-        self._switches = switches
-
-    def __enter__(self) -> None:
-        here = sys.modules[__name__]
-        self._before = {name: getattr(here, name) for name in self._switches}
-        for name, value in self._switches.items():
-            setattr(here, name, value)
-
-    def __exit__(self, *exc: object) -> None:
-        for name, value in self._before.items():
-            setattr(sys.modules[__name__], name, value)
-
-
-def _switch(field: str) -> Any:
-    return property(lambda _: getattr(SWITCHES, field), lambda _, value: setattr(SWITCHES, field, bool(value)))
-
-
-class _Switched(ModuleType):
-    """This module: its switches are those that the backend reads."""
-
-
-for _name, _field in _NAMES.items():
-    setattr(_Switched, _name, _switch(_field))
-sys.modules[__name__].__class__ = _Switched
+flags = switched(__name__, _NAMES)

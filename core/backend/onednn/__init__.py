@@ -4,6 +4,7 @@
     primitives   a primitive with its operands as a call on arrays, cached for each thread
     kernels      the kernels of `core.backend.base` in such calls
     images       those of (N, C, *): convolution, pooling, batch normalisation, and the order in memory
+    winograd     3×3 convolutions with a quarter of the multiplications
 
 `core.backend.cpu` decides which arrays come here. The library ships as the wheel `onednn-cpu-gomp`; any other libdnnl.so.3 serves as well,
 and without one NumPy answers. Nothing here holds an array beyond a call, but for one scratch arena in each thread.

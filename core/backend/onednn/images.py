@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from core.backend.onednn import library as c
+from core.backend.onednn import winograd
 from core.backend.onednn.kernels import _DTYPES, Ints, _as_it_lies, _finite, _fits, _seen, channels_last, flat, matmul
 from core.backend.onednn.library import Handle, OneDNNError
 from core.backend.onednn.primitives import Builder, Call, cached, dims, packed_strides, strides_of
+from core.backend.switches import SWITCHES
 
 # -- order in memory ---------------------------------------------------------------------------------------------------
 
@@ -120,6 +122,12 @@ class _Convolution(NamedTuple):
         """Whether the weight's gradient, added to by each sample, would go to memory and back each time."""
         return math.prod(self.w_shape) >= _LARGE_WEIGHT
 
+    def by_winograd(self) -> bool:
+        """Whether a quarter of the multiplications, and the work around them, are the faster way."""
+        if not SWITCHES.winograd or self.dtype != c.F32 or self.groups > 1 or self.stride + self.dilation != (1, 1, 1, 1):
+            return False
+        return winograd.pays(self.x_shape, self.w_shape, self.padding)
+
     def inside(self, b: Builder, last: bool) -> tuple[Handle, Handle, Handle]:
         """x, w and y inside of the primitive: channels-last, or in the layouts that it likes best."""
         w = b.any(self.grouped(), self.dtype)
@@ -161,6 +169,10 @@ def conv(
     if bias is not None:
         bias = np.ascontiguousarray(bias)
     y = _empty(it.y_shape, x.dtype, last)
+    if it.by_winograd() and winograd.conv(channels_last(_in_order(x, True)), w, padding, channels_last(y)):
+        if bias is not None:
+            channels_last(y)[...] += bias
+        return y
 
     def build(b: Builder) -> Call:
         bd = None if bias is None else b.packed(bias.shape, it.dtype)
@@ -194,6 +206,8 @@ def conv_input_grad(
     last = x_shape[1] >= _BLOCK
     few = w.shape[1] < _FEW_CHANNELS <= w.shape[0]
     dx = _empty(x_shape, g.dtype, last)
+    if it.by_winograd() and winograd.conv_input_grad(channels_last(_in_order(g, True)), w, padding, channels_last(dx)):
+        return dx
 
     def build(b: Builder) -> Call:
         def inside(last: bool) -> Call:
@@ -221,6 +235,11 @@ def conv_weight_grad(
         return None
     it = _Convolution(x.shape, w_shape, g.shape, _DTYPES[g.dtype], stride, padding, dilation, groups)
     g, x = _seen(g), _seen(x)
+    if it.by_winograd():
+        images = [channels_last(_in_order(a, True)) for a in (g, x)]
+        dw = winograd.conv_weight_grad(images[0], images[1], padding)
+        if dw is not None:
+            return dw
     ways = [_weight_grad_in_other_roles] * it.few_places() + [_weight_grad_by_columns] * it.outgrows_caches()
     for way in ways if groups == 1 else []:
         dw = way(g, x, it)

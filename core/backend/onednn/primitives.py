@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from ctypes import byref, c_char_p, c_int64, c_void_p
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from core.backend.onednn import library
 from core.backend.onednn.library import ExecArg, Handle, Library, OneDNNError, failure
+from core.backend.switches import SWITCHES
 
 CAPACITY = 1024  # calls kept in each thread; the least recently used one goes first
 _LINE = 64  # bytes that operands in the arena are aligned to
@@ -63,7 +65,7 @@ _mine = _Thread()
 def cached(key: Hashable, build: Callable[[Builder], Call]) -> Call | None:
     """The call of this key, built if this thread has not got it; None where oneDNN has no implementation (which is remembered, too)."""
     lib = library.get()
-    if lib is None:
+    if lib is None or not SWITCHES.onednn:
         return None
     mine = _mine
     if mine.library is not lib or mine.threads != library.wanted_threads:
@@ -88,6 +90,16 @@ def cached(key: Hashable, build: Callable[[Builder], Call]) -> Call | None:
 def clear() -> None:
     """Drop the calls, stream and arena of this thread."""
     _mine.__init__()  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class Described:
+    """A descriptor of an operand that something else owns."""
+
+    value: int
+
+
+Operands = Mapping[int, Handle | Described]  # by the number of the argument
 
 
 class Builder:
@@ -125,6 +137,13 @@ class Builder:
         """An operand in whatever layout the primitive likes best."""
         return Handle(self.library, "dnnl_memory_desc", "create_with_tag", len(shape), dims(shape), dtype, library.ANY)
 
+    def wanted(self, descriptor: Handle, number: int) -> Described:
+        """How the primitive wants this operand."""
+        return Described(self.library.functions["dnnl_primitive_desc_query_md"](descriptor.value, library.EXEC_ARG_MD, number))
+
+    def bytes(self, operand: Described) -> int:
+        return int(self.library.functions["dnnl_memory_desc_get_size"](operand.value))
+
     def descriptor(self, name: str, *args: Any) -> Handle:
         """The descriptor of a primitive; args are numbers, arrays of dimensions, and Handles or None for descriptors of operands."""
         values = [a.value if isinstance(a, Handle) else a for a in args]
@@ -139,7 +158,7 @@ class Builder:
         self.library.call("dnnl_primitive_desc_query", descriptor.value, library.IMPLEMENTATION, 0, byref(name))
         return (name.value or b"").decode()
 
-    def call(self, descriptor: Handle, inputs: dict[int, Handle], outputs: dict[int, Handle]) -> Call:
+    def call(self, descriptor: Handle, inputs: Operands, outputs: Operands) -> Call:
         """The call whose operands, in this order, are the inputs and then the outputs: argument number -> how the array lies in memory."""
         if self.implementation(descriptor).startswith("ref"):  # right, but slower than NumPy
             raise failure(self.implementation(descriptor), library.UNIMPLEMENTED)
@@ -156,7 +175,7 @@ class Builder:
 class Call:
     """One primitive with its operands, and the reorders around it."""
 
-    def __init__(self, b: Builder, descriptor: Handle, inputs: dict[int, Handle], outputs: dict[int, Handle]):
+    def __init__(self, b: Builder, descriptor: Handle, inputs: Operands, outputs: Operands):
         lib = self._library = b.library
         query, same = lib.functions["dnnl_primitive_desc_query_md"], lib.functions["dnnl_memory_desc_equal"]
         self._operands: list[int] = []  # memories of the caller's arrays

@@ -7,8 +7,6 @@ memory holds, which saves a temporary and a pass.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from ml_dtypes import bfloat16
@@ -17,13 +15,6 @@ from core.backend.onednn import library as c
 from core.backend.onednn.primitives import Builder, Call, cached, strides_of
 
 Add = Callable[[np.ndarray, np.ndarray], None]
-
-
-@dataclass(frozen=True)
-class _Described:
-    """A descriptor of an operand that something else owns."""
-
-    value: int
 
 
 class _Product(Call):
@@ -38,12 +29,10 @@ class _Product(Call):
         z = b.strided((rows, m), c.F32, [z_stride, 1])
         b.append(("sum", 1.0, 0, c.UNDEF))
         d = b.descriptor("matmul", x, b.any(w.shape, dtype), None, z)
-        query = b.library.functions["dnnl_primitive_desc_query_md"]
-        packed = query(d.value, c.EXEC_ARG_MD, c.WEIGHTS)
-        inside: Any = _Described(packed)
-        self.bytes = b.library.functions["dnnl_memory_desc_get_size"](packed)
+        inside = b.wanted(d, c.WEIGHTS)
+        self.bytes = b.bytes(inside)
         super().__init__(b, d, {c.SRC: x, c.WEIGHTS: inside}, {c.DST: z})
-        self.pack = Call(Builder(b.library), b.reorder(plain.value, packed), {c.SRC: plain}, {c.DST: inside})
+        self.pack = Call(Builder(b.library), b.reorder(plain.value, inside.value), {c.SRC: plain}, {c.DST: inside})
 
 
 def adder(w: np.ndarray, rows: int) -> Add | None:

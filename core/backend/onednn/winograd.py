@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -27,7 +28,7 @@ from core.backend.onednn.primitives import Builder, Call, cached, dims
 _OUT, _TAPS = 4, 3  # outputs of a tile and taps of the filter, along each dimension
 _IN = _OUT + _TAPS - 1
 _POINTS = (0.0, 0.625, -0.625, 1.5, -1.5)  # and ∞
-_PIECE_BYTES, _WEIGHT_BYTES = 4 << 20, 4 << 20  # what transformed tiles and weights may take, so that they stay in the cache
+_PIECE_BYTES, _WEIGHT_BYTES = 8 << 20, 5 << 20  # transformed tiles and weights that stay in the cache
 _BLOCK = 16  # channels that oneDNN's kernels take at a time
 
 
@@ -50,7 +51,7 @@ _A, _G, _B = _matrices()
 # -- when --------------------------------------------------------------------------------------------------------------
 
 # What an element of the transforms costs, and one of a transformed weight, in floating-point operations of a product (measured).
-_TRANSFORM_COST, _WEIGHT_COST = 110, 90
+_TRANSFORM_COST, _WEIGHT_COST = 100, 90
 
 
 def pays(x_shape: Ints, w_shape: Ints, padding: Ints) -> bool:
@@ -70,19 +71,16 @@ def pays(x_shape: Ints, w_shape: Ints, padding: Ints) -> bool:
 # -- transforms --------------------------------------------------------------------------------------------------------
 
 
-class _Rows(Call):
-    """The rows of a matrix, (rows, taps), each as a convolution of every channel by itself with that column of constants.
+class _Row(Call):
+    """One row of constants for every channel by itself, as a convolution with one filter, (N, H, W, C) -> (N, out, W, C), for axis 2
+    (N, H, out, C): its sum with the places that lie from every `step`-th one on, first `before` places before the image. Zeros, which lie
+    around the image, and those of the row are not multiplied."""
 
-    (N, H, W, C) -> (rows, N, out, W, C), for axis 2 (rows, N, H, out, C): each row times the taps that lie from every `step`-th place of
-    the axis on, first `before` places before the image; zeros lie around it.
-    """
-
-    def __init__(self, b: Builder, shape: Ints, matrix: np.ndarray, axis: int, step: int, before: int, out: int):
+    def __init__(self, b: Builder, shape: Ints, row: np.ndarray, axis: int, step: int, before: int, out: int):
         n, *size, channels = shape
-        taps = matrix.shape[1]
-        after = (out - 1) * step + taps - before - shape[axis]
-        y_size = [out, size[1]] if axis == 1 else [size[0], out]
-        self.shape = (len(matrix), n, *y_size, channels)
+        used = _used(row, before) if step > 1 else slice(0, None, 1)  # oneDNN has no filter that skips places otherwise
+        row, apart, before = row[used], used.step, before - used.start
+        after = (out - 1) * step + (len(row) - 1) * apart + 1 - before - shape[axis]
 
         def along(value: int, else_: int) -> list[int]:
             return [value, else_] if axis == 1 else [else_, value]
@@ -91,30 +89,39 @@ class _Rows(Call):
             strides = (height * width * channels, 1, width * channels, channels)
             return b.strided((n, channels, height, width), c.F32, strides)
 
-        x, y, w_shape = images(*size), images(*y_size), (channels, 1, 1, *along(taps, 1))
-        places = [dims(v) for v in (along(step, 1), [0, 0], along(before, 0), along(after, 0))]
+        x, y, w_shape = images(*size), images(*along(out, size[2 - axis])), (channels, 1, 1, *along(len(row), 1))
+        places = [dims(v) for v in (along(step, 1), along(apart - 1, 0), along(before, 0), along(after, 0))]
         d = b.descriptor("convolution_forward", c.TRAINING, c.DIRECT, x, b.any(w_shape, c.F32), None, y, *places)
         inside = b.wanted(d, c.WEIGHTS)
         super().__init__(b, d, {c.SRC: x, c.WEIGHTS: inside}, {c.DST: y})
-        column = b.packed(w_shape, c.F32)
-        pack = Call(b, b.reorder(column.value, inside.value), {c.SRC: column}, {c.DST: inside})
-        self._columns = [np.empty(b.bytes(inside), np.uint8) for _ in matrix]
-        for row, packed in zip(matrix, self._columns):
-            pack(np.tile(row.astype(np.float32), channels), packed)
+        plain = b.packed(w_shape, c.F32)
+        self.constants = np.empty(b.bytes(inside), np.uint8)
+        pack = Call(b, b.reorder(plain.value, inside.value), {c.SRC: plain}, {c.DST: inside})
+        pack(np.tile(row.astype(np.float32), channels), self.constants)
 
-    def run(self, x: np.ndarray) -> np.ndarray:
-        y = np.empty(self.shape, np.float32)
-        for column, row in zip(self._columns, y):
-            self(x, column, row)
-        return y
+
+def _used(row: np.ndarray, before: int) -> slice:
+    """What of a row is multiplied: neither zeros at its ends, as far as the image's edge allows, nor zeros at every second place"""
+    places = np.flatnonzero(row)
+    first = min(before, int(places[0]))
+    return slice(first, int(places[-1]) + 1, int(np.gcd.reduce(places - first)) or 1)
 
 
 def _combine(
     x: np.ndarray, matrix: np.ndarray, axis: int = 1, step: int = 1, before: int = 0, out: int = 1
 ) -> np.ndarray | None:
-    key = ("winograd", x.shape, matrix.shape, axis, step, before, out)
-    call = cached(key, lambda b: _Rows(b, x.shape, matrix, axis, step, before, out))
-    return None if call is None else cast(_Rows, call).run(x)
+    """(N, H, W, C) -> (rows, N, out, W, C), for axis 2 (rows, N, H, out, C): each row of the matrix as a `_Row`"""
+    size = list(x.shape)
+    size[axis] = out
+    y = np.empty((len(matrix), *size), np.float32)
+    for i, row in enumerate(matrix):
+        key = ("winograd", x.shape, matrix.shape, i, axis, step, before, out)
+        make = partial(_Row, shape=x.shape, row=row, axis=axis, step=step, before=before, out=out)
+        call = cached(key, make)
+        if call is None:
+            return None
+        call(x, cast(_Row, call).constants, y[i])
+    return y
 
 
 def _tiles(x: np.ndarray, matrix: np.ndarray, step: int, padding: Ints, tiles: Ints) -> np.ndarray | None:

@@ -7,6 +7,7 @@ from typing import Any
 from core import backend
 from core.errors import ArgumentError, DeviceError, unknown_name
 
+stand_ins: dict[str, str] = {}  # device type -> another that is meant instead: see `core.cuda.on_cpu`
 _outside: list[Any] = []  # the default devices outside of the `with` blocks that are open
 
 
@@ -32,6 +33,8 @@ class device:
             index = int(number)
         if name not in backend.BACKENDS:
             raise DeviceError(unknown_name("device", "device type", name, backend.BACKENDS))
+        if name in stand_ins:
+            name, index = stand_ins[name], None
         self = object.__new__(cls)
         object.__setattr__(self, "type", name)
         object.__setattr__(self, "index", index)

@@ -21,7 +21,6 @@ from urllib.parse import urlparse
 import numpy as np
 
 from core._tensor import Tensor, wrap
-from core.backend.cuda import is_available as gpu_is_available
 from core.backend.threads import set_num_threads
 from core.errors import ArgumentError, unknown_name
 from ddp import timeline
@@ -117,7 +116,7 @@ def init_process_group(
     name = _backend_name(backend)
     if name is not None and name not in TRANSPORTS and name not in ALIASES:
         raise ArgumentError(unknown_name("init_process_group", "backend", name, ["mpi", "zmq"]))
-    if name is not None and not (name == "nccl" and gpu_is_available()):  # with a GPU it is what it says
+    if name is not None and not (name == "nccl" and _gpu_is_available()):  # with a GPU it is what it says
         name = ALIASES.get(name, name)
     from ddp import progress  # which counts what is recorded here
 
@@ -170,7 +169,13 @@ def _backend_name(backend: str | None) -> str | None:
     if not backend or ":" not in backend:
         return backend.lower() if backend else None
     by_device = dict(each.strip().split(":", 1) for each in backend.lower().split(","))
-    return by_device.get("cuda" if gpu_is_available() else "cpu", next(iter(by_device.values())))
+    return by_device.get("cuda" if _gpu_is_available() else "cpu", next(iter(by_device.values())))
+
+
+def _gpu_is_available() -> bool:
+    from core.backend.cuda import is_available  # most worlds need not load that room
+
+    return is_available()
 
 
 def _first_group(lane: Lane, world: World, timeout_s: float) -> ProcessGroup:

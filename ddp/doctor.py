@@ -36,7 +36,9 @@ def diagnose(paths: Iterable[Any]) -> str:
         *_behind(records),
         *_named(records),
     ] or ["no rank is seen to be at fault: all made the same calls, and none failed"]
-    lines = [findings[0], *(f"also: {f}" for f in findings[1:]), "", "last call of each rank:"]
+    who = [f.partition(" is at fault")[0] for f in findings]
+    others = [f for f, named in zip(findings[1:], who[1:]) if named != who[0]]  # that it is behind, say, follows
+    lines = [findings[0], *(f"also: {f}" for f in others), "", "last call of each rank:"]
     lines += [f"  rank {rank}: {_last(records[rank]) if rank in records else 'no record'}" for rank in range(size)]
     for rank, record in sorted(records.items()):
         if record["overwritten"]:

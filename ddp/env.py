@@ -143,10 +143,12 @@ def world_from_env(environ: Mapping[str, str] = os.environ) -> World:
 def world_of_script(rank: int, size: int, environ: Mapping[str, str] = os.environ) -> World:
     """The world of a rank that a script has numbered itself: what a launcher says of ranks is of others, in which this
     one may well run (mpirun and srun start scripts that start ranks). The meeting point and the key are the
-    environment's; its place on the host is not told.
+    environment's, but for a key that only the ranks of others have inherited; its place on the host is not told.
     """
-    found = World(rank, size, launcher="script", key_file=environ.get("LOCKSTEP_KEY_FILE", ""))
-    return replace(found, **_meeting_point([], environ))
+    key_file = environ.get("LOCKSTEP_KEY_FILE", "")
+    if key_file.startswith("/dev/fd/") and (environ.get("RANK"), environ.get("WORLD_SIZE")) != (str(rank), str(size)):
+        key_file = ""  # in a process that a rank of ddprun has spawned that descriptor is nothing, or something else
+    return replace(World(rank, size, launcher="script", key_file=key_file), **_meeting_point([], environ))
 
 
 # -- the rows that speak, and what they tell --------------------------------------------------------------------------

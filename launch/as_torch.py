@@ -5,12 +5,15 @@ Lockstep's packages under PyTorch's names; no file of the program is touched, an
 A name that Lockstep lacks can be imported, because scripts import more than they use; using it is an error that names
 it.
 
+With `--cpu` the CPU stands in for the GPUs that the program asks for (`core.cuda.on_cpu`), and a line on stderr says so.
+
 Not here: any function of torch's. This module only finds names, by the tables below; that it knows `core` and `ddp`
 is by their names as text, so that importing `launch` loads neither.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.abc
 import importlib.util
@@ -22,6 +25,10 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
+
+from ddp.env import world_from_env
+from launch import values
+from launch.cores import usable_cores
 
 # torch's package -> ours, the longest match wins; below it the names are the same
 PACKAGES = {
@@ -51,6 +58,8 @@ ELSEWHERE = {
 }
 VERSION = "2.13.0+lockstep"  # of the PyTorch whose names and numbers these are
 VISION_VERSION = "0.28.0+lockstep"
+ON_CPU = "core.cuda.on_cpu"  # what torch.cuda and torch.accelerator answer where the CPU stands in for GPUs
+CPU_DEVICES = "LOCKSTEP_CPU_DEVICES"  # for how many: tells the processes that the program starts
 
 
 class MissingName(AttributeError, NotImplementedError):
@@ -143,32 +152,63 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def install() -> None:
-    """From here on `import torch` is Lockstep."""
+    """From here on `import torch` is Lockstep, and its GPUs are the CPU where CPU_DEVICES says so."""
     if not any(isinstance(f, Finder) for f in sys.meta_path):
         for name in [m for m in sys.modules if m.partition(".")[0] in PACKAGES]:
             del sys.modules[name]
         sys.meta_path.insert(0, Finder())
         importlib.import_module("core.dtypes").dtype.prefix = "torch"  # tensors print as torch's do
+        if os.environ.get(CPU_DEVICES):
+            on_cpu = importlib.import_module(ON_CPU)
+            on_cpu.stand_in(int(os.environ[CPU_DEVICES]))
+            for room, names in (("torch.cuda", on_cpu.CUDA), ("torch.accelerator", on_cpu.ACCELERATOR)):
+                ELSEWHERE[room] = {name: f"{ON_CPU}:{name}" for name in names}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a script or, after -m, a module, with `torch` being Lockstep."""
-    args = list(sys.argv[1:] if argv is None else argv)
-    as_module = args[:1] == ["-m"]
-    program = args[as_module:]
-    if not program:
-        print("as_torch: expected a script, or -m and a module, got nothing", file=sys.stderr)
-        raise SystemExit(2)
+    found = _parser().parse_args(argv)
+    if found.cpu_devices is not None:
+        _stand_in(found.cpu_devices)
     install()
-    sys.argv = program
-    if as_module:
-        sys.path[0] = ""
-        _reach_children()
-        runpy.run_module(program[0], run_name="__main__", alter_sys=True)
-    else:
-        sys.path[0] = str(Path(program[0]).resolve().parent)
-        _reach_children()
-        runpy.run_path(program[0], run_name="__main__")
+    sys.argv = [found.script, *found.args]
+    sys.path[0] = "" if found.module else str(Path(found.script).resolve().parent)
+    _reach_children()
+    try:
+        if found.module:
+            runpy.run_module(found.script, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(found.script, run_name="__main__")
+    except Exception as error:
+        if "device 'cuda'" in str(error):
+            error.add_note("as_torch: with --cpu the CPU stands in for GPUs: ddprun --as-torch --cpu …")
+        raise
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="as_torch", usage="python -m launch.as_torch [--cpu] {script.py | -m module} ...", allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("-m", "--module", action="store_true", help="the script is a module, as in python -m")
+    add("--cpu", action="store_const", const=0, dest="cpu_devices", help="where it asks for GPUs it gets the CPU")
+    add("--cpu-devices", type=values.positive, metavar="N", help="--cpu, and it sees N GPUs")
+    add("script", metavar="script.py or module")
+    args = add("args", nargs=argparse.REMAINDER, metavar="arguments", help="all that follows is the script's")
+    args.required = False
+    return parser
+
+
+def _stand_in(count: int) -> None:
+    """The CPU for so many GPUs; 0 is as many as ranks on this host, or as cores if there is one rank. Rank 0 says so."""
+    world = world_from_env()
+    if not count:
+        count = world.local_size if world.local_size > 1 else len(usable_cores())
+    os.environ[CPU_DEVICES] = str(count)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # real ones are out of the play
+    if world.rank == 0:
+        noun = "GPU that the program sees is" if count == 1 else f"{count} GPUs that the program sees are"
+        print(f"as_torch: --cpu: the {noun} the CPU; autocast of the GPU computes in float32", file=sys.stderr)
 
 
 def _reach_children() -> None:

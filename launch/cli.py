@@ -118,10 +118,14 @@ def _run_once(job: Job, launcher: Launcher, key: bytes | None, ear: int | None, 
     """One run, with a name and a key of its own."""
     name = secrets.token_hex(16)
     ranks: tuple[int, ...] = (job.size,)
+    meets = launcher.name == "local" and job.nodes > 1
+    if (job.join or meets) and ear is None:  # who waits in silence looks stuck
+        who = "the job" if job.join else f"all {job.nodes} hosts"
+        _tell(f"waits up to {job.meeting_timeout_s:g} s for {who} at {job.master_addr}:{job.master_port}")
     running = running_at((job.master_addr, job.master_port), job.meeting_timeout_s) if job.join else None
     if running is not None:
         name = running.job
-    if launcher.name == "local" and job.nodes > 1:
+    if meets:
         assert key is not None  # see launch.job
         guest = Guest(job.nodes, job.node_rank, job.size, job.name, restart)
         agreed = meet(guest, (job.master_addr, job.master_port), key, job.meeting_timeout_s, ear)

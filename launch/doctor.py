@@ -162,6 +162,12 @@ def _mpi() -> Iterator[Finding]:
             f"mpi4py uses {library}, but {mpiexec} says {answer.strip().partition(chr(10))[0]!r}",
             "every rank would be a world of its own: put the bin directory of mpi4py's MPI first on PATH",
         )
+    if os.geteuid() == 0 and "Open MPI" in library and not os.environ.get("OMPI_ALLOW_RUN_AS_ROOT"):
+        yield Finding(
+            NOTE,
+            "you are root, for whom Open MPI's mpirun starts nothing unless told to",
+            "in a container: --allow-run-as-root; with ddprun: --launcher-args=--allow-run-as-root",
+        )
 
 
 def _same_mpi(library: str, mpiexec: str) -> bool:

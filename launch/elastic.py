@@ -27,7 +27,7 @@ from ddp.errors import WorldError
 from launch.backends.base import Plan, Process, Session, command, counted
 from launch.desk import AtDesk, Here, Running
 from launch.job import THREAD_VARIABLES, Job
-from launch.supervisor import FORWARDED, Outcome, Patience, _Child, _preparation, _signal_name, _Supervisor
+from launch.supervisor import FORWARDED, Outcome, Patience, _Child, _ending, _preparation, _Supervisor
 
 # So many workers in a row may be killed before they were let in; and the pause before the first of them is replaced.
 FUTILE = 5
@@ -159,11 +159,9 @@ class _Elastic(_Supervisor):
 
     def _report_loss(self, child: _Child) -> None:
         status = child.status or 0
-        killed = status < 0
-        ending = f"was killed by {_signal_name(-status)}" if killed else f"exited with status {status}"
-        what = self._replace(child) if killed and self.numbers is not None and not self.finished else ""
+        what = self._replace(child) if status < 0 and self.numbers is not None and not self.finished else ""
         left = counted(len(self._workers()) + len(self.due), "worker")
-        self._tell(f"{child.process.title} (pid {child.popen.pid}) {ending}; {left} left{what}")
+        self._tell(f"{child.process.title} (pid {child.popen.pid}) {_ending(status)}; {left} left{what}")
 
     # -- who comes
 

@@ -40,6 +40,7 @@ class Job:
     args: tuple[str, ...] = ()  # the program's own
     python: str = sys.executable
     as_torch: bool = False  # the program imports torch and means us
+    cpu_devices: int | None = None  # as_torch: the CPU stands in for so many GPUs; 0: one for each rank of a host
     name: str = ""  # for people and schedulers
     # this host
     cores: tuple[int, ...] = (0,)  # that this process may use, to be divided among the ranks
@@ -108,6 +109,7 @@ def _checked(found: argparse.Namespace, environ: Mapping[str, str]) -> Job:
         program=("-m", found.script) if found.module else (found.script,),
         args=tuple(found.args),
         as_torch=found.as_torch,
+        cpu_devices=found.cpu_devices,
         name=found.job,
         cores=cores,
         bind=found.bind == "cores",
@@ -150,6 +152,8 @@ def _checked(found: argparse.Namespace, environ: Mapping[str, str]) -> Job:
 
 def _check_program(job: Job) -> None:
     script = job.program[0]
+    if job.cpu_devices is not None and not job.as_torch:
+        raise WorldError("--cpu: expected --as-torch with it, for a script that asks torch for GPUs, got none")
     if script != "-m" and job.launcher != "mpijob" and not os.path.isfile(script):
         raise WorldError(
             f"script: expected an existing file, got {script!r}; looked in {os.getcwd()}; a module is started with -m"
@@ -284,6 +288,20 @@ def _parser() -> argparse.ArgumentParser:
         "--as-torch",
         action="store_true",
         help="the script is written for PyTorch: its torch and torchvision are Lockstep",
+    )
+    add(
+        "--cpu",
+        action="store_const",
+        const=0,
+        dest="cpu_devices",
+        help="with --as-torch: where the script asks for GPUs (cuda:K, .to(rank), nccl) it gets the CPU, one GPU for each "
+        "rank of a host, or for each core if there is one rank; autocast of the GPU computes in float32",
+    )
+    add(
+        *("--cpu-devices", "--cpu_devices"),
+        type=values.positive,
+        metavar="N",
+        help="--cpu, and the script sees N GPUs, for one that starts a process for each",
     )
     add("--dry-run", action="store_true", help="print the environment and commands, and start nothing")
     add(

@@ -31,7 +31,7 @@ from functools import partial
 from types import FrameType
 from typing import IO
 
-from launch import guard
+from launch import guard, witness
 from launch.backends.base import Plan, Process
 from launch.output import Lines, prefix
 
@@ -50,6 +50,7 @@ class Patience:
     after_term_s: float = 3.0
     after_signal_s: float = 30.0  # to save a checkpoint: what Kubernetes and torchrun give
     leftovers_s: float = 1.0  # for the children of a rank that has ended: so long until SIGTERM, so long until SIGKILL
+    hearing_s: float = 0.2  # how often to look what witnesses tell
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class _Supervisor:
         self.patience = patience
         self.children: list[_Child] = []
         self.cause: _Child | None = None  # the first that failed
+        self.death: witness.Life | None = None  # the rank that failed first, of those that others have started
         self.stop_signal: int | None = None  # the signal that ended the run
         self.survivors: list[_Child] = []  # who was running when the end began
         self.schedule: list[tuple[float, signal.Signals]] = []  # what those that still run get, and when
@@ -238,6 +240,7 @@ class _Supervisor:
         for key, _ in self.selector.select(self._wait_s()):
             key.data()
         self._reap()
+        self._hear()
         while self.schedule and time.monotonic() >= self.schedule[0][0]:
             _, number = self.schedule.pop(0)
             for child in self._running():
@@ -248,7 +251,9 @@ class _Supervisor:
         """How long nothing but an event can matter; None is for ever."""
         if any(child.status is not None and child.group_left for child in self.children) or not self._running():
             return 0.05  # the end of somebody else's child is no event
-        return max(0.0, self.schedule[0][0] - time.monotonic()) if self.schedule else None
+        if self.schedule:
+            return max(0.0, self.schedule[0][0] - time.monotonic())
+        return self.patience.hearing_s if self.plan.witnessed else None
 
     def _running(self) -> list[_Child]:
         return [child for child in self.children if child.status is None]
@@ -271,9 +276,18 @@ class _Supervisor:
         failed = sorted((child for child in ended if child.status), key=lambda child: (child.status or 0) > 0)
         if failed and self.cause is None and self.stop_signal is None:
             self.cause = failed[0]
-            term_at = self.cause.ended_at + self.patience.after_failure_s
-            kill_at = term_at + self.patience.after_term_s
-            self._begin_end([(term_at, signal.SIGTERM), (kill_at, signal.SIGKILL)])
+            self._end_after_failure(self.cause.ended_at)
+
+    def _hear(self) -> None:
+        """Of a rank that failed under another launcher, which ought to end the run, and may be waiting for a host that is lost."""
+        if self.plan.witnessed and self.death is None and self.stop_signal is None:
+            self.death = witness.first_failure(self.plan.witnessed)
+            if self.death is not None and self.cause is None:
+                self._end_after_failure(time.monotonic())
+
+    def _end_after_failure(self, failed_at: float) -> None:
+        term_at = failed_at + self.patience.after_failure_s
+        self._begin_end([(term_at, signal.SIGTERM), (term_at + self.patience.after_term_s, signal.SIGKILL)])
 
     def _reap_group(self, child: _Child) -> None:
         """See to what a rank that has ended left behind, such as the workers of a loader.
@@ -423,10 +437,12 @@ class _Supervisor:
     def _report(self) -> Outcome:
         """The summary, on stderr."""
         others = f"; {_names(self.survivors)} stopped" if self.survivors else ""
+        self._hear()
+        if self.death is not None and self.death.status:
+            return self._report_death(self.death, self.death.status)
         if self.cause is not None:
             child, status = self.cause, self.cause.status or 0
-            name = child.process.title
-            ending = f"exited with status {status}" if status > 0 else f"was killed by {_signal_name(-status)}"
+            name, ending = child.process.title, _ending(status)
             self._tell(f"{name} (pid {child.popen.pid}) {ending} after {child.ended_at - self.began:.1f} s{others}")
             if child.errors is not None and child.errors.last:
                 self._tell(f"the last lines of {name} on stderr were:")
@@ -437,7 +453,22 @@ class _Supervisor:
         if self.stop_signal is not None:
             self._tell(f"ended by {_signal_name(self.stop_signal)} after {time.monotonic() - self.began:.1f} s{others}")
             return Outcome(128 + self.stop_signal)
+        if self.plan.witnessed and (cut_off := witness.cut_off(self.plan.witnessed)):
+            # Open MPI's status when it has lost a host is 0
+            ending = f"exited with status 0 before rank {', '.join(map(str, cut_off))} had ended"
+            self._tell(f"{self.children[0].process.title} {ending}; see what it says above")
+            return Outcome(1, ending)
         return Outcome(0)
+
+    def _report_death(self, death: witness.Life, status: int) -> Outcome:
+        """Of a rank that another launcher has started, which has had its say."""
+        name, ending = f"rank {death.rank}", _ending(status)
+        after_s = death.ended - (time.time() - (time.monotonic() - self.began))
+        launcher = self.children[0]
+        ended = "stopped" if launcher.status is None or launcher.status < 0 else f"exited with status {launcher.status}"
+        where = f"pid {death.pid} on {death.host}"
+        self._tell(f"{name} ({where}) {ending} after {after_s:.1f} s; {launcher.process.title} {ended}")
+        return Outcome(status if status > 0 else 128 - status, f"{name} {ending}")
 
     # -- the guard
 
@@ -501,6 +532,10 @@ def _names(children: list[_Child]) -> str:
     if any(child.process.name for child in children):
         return ", ".join(child.process.title for child in children)
     return f"rank{'s' if len(children) > 1 else ''} {', '.join(str(child.process.rank) for child in children)}"
+
+
+def _ending(status: int) -> str:
+    return f"exited with status {status}" if status > 0 else f"was killed by {_signal_name(-status)}"
 
 
 def _signal_name(number: int) -> str:

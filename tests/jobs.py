@@ -38,6 +38,16 @@ needs_mpi = pytest.mark.skipif(
     mpiexec() is None, reason="mpi4py or mpiexec is not installed (pip install 'lockstep-ddp[mpi-local]')"
 )
 
+# ddprun with a moment of patience where users have seconds, for tests that are not about how long it waits
+HURRIED = """
+import sys
+from launch import cli, supervisor
+supervisor.Patience.__init__.__defaults__ = (0.3, 0.3, 0.3, 0.3, 0.2)
+cli.LONGEST_PAUSE_S = 0.1
+sys.exit(cli.main())
+"""
+HURRIED_DDPRUN = [sys.executable, "-c", HURRIED]
+
 LAUNCHERS = {
     "ddprun": lambda n: [sys.executable, "-m", "launch", "-n", str(n)],
     "mpiexec": lambda n: [mpiexec(), "--oversubscribe", "-n", str(n), sys.executable],

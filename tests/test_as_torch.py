@@ -112,4 +112,4 @@ def test_python_processes_that_the_program_starts_find_lockstep_too(tmp_path):
 
 def test_nothing_to_run():
     done = subprocess.run([sys.executable, "-m", "launch.as_torch"], capture_output=True, text=True, timeout=60, env=jobs.environment())
-    assert done.returncode == 2 and "expected a script" in done.stderr
+    assert done.returncode == 2 and "arguments are required: script.py or module" in done.stderr

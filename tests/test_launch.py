@@ -10,6 +10,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,8 +22,8 @@ from pathlib import Path
 import pytest
 
 from ddp.env import FLAVOURS
-from launch import cli, doctor, output, secret, supervisor
-from launch.backends import LAUNCHERS, load_launcher
+from launch import cli, doctor, output, secret, supervisor, witness
+from launch.backends import LAUNCHERS, load_launcher, mpirun
 from launch.backends.base import Plan, Process, Session
 from launch.backends.mpijob import yaml
 from launch.cli import main
@@ -30,6 +31,7 @@ from launch.cores import shares, usable_cores
 from launch.hostfile import Host
 from launch.job import Job, job_from_args
 from launch.output import Lines
+from tests.jobs import HURRIED_DDPRUN
 
 pytestmark = pytest.mark.timeout(40)
 
@@ -73,9 +75,10 @@ def script(tmp_path):
     return write
 
 
-def ddprun(*args: str, **options) -> subprocess.CompletedProcess[bytes]:
+def ddprun(*args: str, hurried: bool = False, **options) -> subprocess.CompletedProcess[bytes]:
     options = {"stdin": subprocess.DEVNULL, "timeout": DEADLINE_S, **options}
-    return subprocess.run([sys.executable, "-m", "launch", *args], capture_output=True, **options)
+    command = HURRIED_DDPRUN if hurried else [sys.executable, "-m", "launch"]
+    return subprocess.run([*command, *args], capture_output=True, **options)
 
 
 @contextmanager
@@ -462,14 +465,16 @@ PLANS = {
                     0,
                     (
                         *"mpirun -n 2 --hostfile hosts -x LOCKSTEP_JOB -x LOCKSTEP_KEY_FILE -x LOCKSTEP_RESTART".split(),
-                        *"-x LOCKSTEP_TIMELINE -x PYTHONUNBUFFERED -x PATH --output tag py a.py b".split(),
+                        *"-x LOCKSTEP_TIMELINE -x PYTHONUNBUFFERED -x PATH --output tag".split(),
+                        *("py", "-IS", witness.__file__, "/dev/fd", "py", "a.py", "b"),
                     ),
-                    MPI_ENV | {"LOCKSTEP_TIMELINE": "/l/o.json"},
+                    MPI_ENV | {"LOCKSTEP_TIMELINE": "/l/o.json"} | mpirun.KEEPALIVE,
                     name="mpirun",
                     prefixed=False,
                 ),
             ),
             ("2 ranks by mpirun",),
+            witnessed="/dev/fd",
         ),
     ),
     "srun": (
@@ -790,6 +795,50 @@ sys.exit(9)"""
     assert b"rank 1" in err and err.endswith(b"; rank 0 stopped\n")
 
 
+# A launcher that is asked to start a rank of number 3, which does what the first argument says, and then does the second itself.
+OTHER_LAUNCHER = """
+import sys
+from launch import witness
+from launch.backends.base import Plan, Process
+from launch.supervisor import Patience, run
+rank = [sys.executable, "-IS", witness.__file__, sys.argv[1], sys.executable, "-c", sys.argv[2]]
+body = f'''
+import os, subprocess, time
+rank = subprocess.Popen({rank!r}, env={{'OMPI_COMM_WORLD_RANK': '3'}}, stdout=subprocess.PIPE, start_new_session=True)
+rank.stdout.readline()
+{sys.argv[3]}
+'''
+process = Process(0, (sys.executable, "-c", body), {}, name="mpirun", prefixed=False)
+sys.exit(run(Plan((process,), witnessed=sys.argv[1]), patience=Patience(0.3, 0.3, 0.3, 0.3)).status)
+"""
+WAITS = "import signal, sys, time; signal.signal(10, lambda *_: sys.exit()); print('ready', flush=True); time.sleep(99)"
+SAYS_ITS_STATUS = "raise SystemExit(rank.wait())"
+WITNESSED = {  # what the rank does, what the launcher does, the status, the summary
+    "waits for ever": ("raise SystemExit(7)", "time.sleep(99)", 7, r"exited with status 7 after .*; mpirun stopped"),
+    "killed": (
+        "import os; os.kill(os.getpid(), 9)",
+        SAYS_ITS_STATUS,
+        137,
+        r"was killed by .*SIGKILL.*mpirun exited .*",
+    ),
+    "all is well": ("raise SystemExit()", SAYS_ITS_STATUS, 0, ""),
+    "a signal": (WAITS, f"os.killpg(rank.pid, 10); {SAYS_ITS_STATUS}", 0, ""),
+    "ends ranks and says 0": (WAITS, "os.killpg(rank.pid, 15); rank.wait()", 1, ""),
+}
+
+
+@pytest.mark.parametrize("rank, launcher, status, says", WITNESSED.values(), ids=WITNESSED)
+def test_a_rank_that_another_launcher_starts_is_witnessed(rank, launcher, status, says, tmp_path):
+    command = [sys.executable, "-c", OTHER_LAUNCHER, str(tmp_path), rank, launcher]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert ended.returncode == status, ended.stderr
+    if says:
+        assert re.search(rf"ddprun: rank 3 \(pid \d+ on {re.escape(socket.gethostname())}\) {says}\n", ended.stderr)
+    else:
+        ends_early = "ddprun: mpirun exited with status 0 before rank 3 had ended; see what it says above\n"
+        assert ended.stderr == (ends_early if status else "")
+
+
 READY = "print('ready', os.getpid(), flush=True)\nwhile True: time.sleep(0.01)"
 GENTLE = """
 def leave(number, _):
@@ -1016,7 +1065,7 @@ def test_pauses_grow(monkeypatch):
 
 def test_no_restart_after_success(script):
     body = "print(os.environ['LOCKSTEP_RESTART'])\nsys.exit(0 if os.environ['LOCKSTEP_RESTART'] == '1' else 3)"
-    ended = ddprun("--restarts", "5", script(body))
+    ended = ddprun("--restarts", "5", script(body), hurried=True)
     assert (ended.returncode, ended.stdout) == (0, b"0\n1\n")
 
 
@@ -1038,7 +1087,7 @@ def test_a_signal_while_we_pause(script):
 def test_restarts_are_counted_on(script, monkeypatch):
     """Where somebody else (Slurm's requeue, ssh's ddprun) has restarted us already."""
     monkeypatch.setenv("LOCKSTEP_RESTART", "4")
-    ended = ddprun("--restarts", "1", script("print(os.environ['LOCKSTEP_RESTART'])\nsys.exit(3)"))
+    ended = ddprun("--restarts", "1", script("print(os.environ['LOCKSTEP_RESTART'])\nsys.exit(3)"), hurried=True)
     assert ended.stdout == b"4\n5\n"
 
 
@@ -1106,7 +1155,7 @@ def test_flight_recordings_of_each_failure_stay_apart(script, tmp_path):
 def test_files_begin_anew_and_go_on_through_restarts(script, tmp_path):
     path = script("print(os.environ['LOCKSTEP_RESTART'])\nsys.exit(os.environ['LOCKSTEP_RESTART'] == '0')")
     for _ in range(2):
-        assert ddprun("--restarts", "1", "--log-dir", str(tmp_path), path).returncode == 0
+        assert ddprun("--restarts", "1", "--log-dir", str(tmp_path), path, hurried=True).returncode == 0
         assert (tmp_path / "rank-0.out").read_bytes() == b"0\n1\n"
 
 

@@ -364,7 +364,7 @@ def test_ssh_says_who_failed_and_ends_the_rest(fake_ssh, tmp_path):
 def test_ssh_that_does_not_connect(fake_ssh, tmp_path):
     file = hosts(tmp_path, "127.0.0.1\nrefused\n")
     done = subprocess.run(
-        [*DDPRUN, "--hostfile", file, "-m", "ddp"], capture_output=True, text=True, timeout=DEADLINE_S
+        [*jobs.HURRIED_DDPRUN, "--hostfile", file, "-m", "ddp"], capture_output=True, text=True, timeout=DEADLINE_S
     )
     assert done.returncode == 1
     assert "host refused (pid" in done.stderr and "Connection refused" in done.stderr

@@ -1,6 +1,6 @@
 """Lockstep jobs that grow: workers from other launchers and other hosts, a host that is lost; and workers that die at once.
 
-The hosts are network namespaces of this machine (root and iproute2 needed), as in test_launch_netns.
+The hosts are network namespaces of this machine (root and iproute2 needed), see tests.hosts.
 """
 
 import json
@@ -18,7 +18,7 @@ from ddp.lockstep.register import DeskRegister, store_port
 from ddp.verify import verify
 from launch.desk import AtDesk, running_at
 from tests import jobs
-from tests.test_launch_netns import ADDRESSES, finish, hosts, key  # noqa: F401  # fixtures
+from tests.hosts import ADDRESSES, finish, hosts, key  # noqa: F401  # fixtures
 
 pytestmark = pytest.mark.timeout(90)
 

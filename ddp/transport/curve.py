@@ -13,6 +13,7 @@ import hmac
 import itertools
 import math
 import os
+import stat
 import sys
 from collections.abc import Callable
 
@@ -38,6 +39,16 @@ class CurveSockets:
         self.refused = 0
         self._rank = rank
         self._keys = job_keys(secret)
+        self._client = (
+            (zmq.CURVE_PUBLICKEY, self._keys[0]),
+            (zmq.CURVE_SECRETKEY, self._keys[1]),
+            (zmq.CURVE_SERVERKEY, self._keys[0]),
+            (zmq.ROUTING_ID, identity(rank)),
+            (zmq.RCVHWM, 0),
+            (zmq.SNDHWM, 0),
+            (zmq.MAXMSGSIZE, MAX_PAYLOAD_BYTES + _SEAL_BYTES),
+        )
+        self._welcome = z85.decode(self._keys[0])
         self._serial = itertools.count()
         self._context = zmq.Context()
         self._context.max_sockets = sockets
@@ -60,12 +71,9 @@ class CurveSockets:
 
     def client(self, reconnect_ms: int) -> zmq.Socket:
         client = self._context.socket(zmq.DEALER)
-        client.curve_publickey, client.curve_secretkey = self._keys
-        client.curve_serverkey = self._keys[0]
-        client.routing_id = identity(self._rank)
-        client.rcvhwm = client.sndhwm = 0
-        client.maxmsgsize = MAX_PAYLOAD_BYTES + _SEAL_BYTES
-        client.reconnect_ivl = reconnect_ms
+        for option, value in self._client:  # there is one for each rank: attributes would take three times as long
+            client.set(option, value)
+        client.set(zmq.RECONNECT_IVL, reconnect_ms)
         return client
 
     def bind(self, server: zmq.Socket, address: str) -> None:
@@ -88,7 +96,7 @@ class CurveSockets:
     def _admit(self) -> None:
         """Answer ZeroMQ's question (ZAP, RFC 27) whether a client may come in: only with the job's own key."""
         _, request, _, _, _, mechanism, *credentials = self._guard.recv_multipart(zmq.NOBLOCK)
-        welcome = mechanism == b"CURVE" and hmac.compare_digest(credentials[0], z85.decode(self._keys[0]))
+        welcome = mechanism == b"CURVE" and hmac.compare_digest(credentials[0], self._welcome)
         self.refused += not welcome
         status = (b"200", b"OK") if welcome else (b"400", b"not of this job")
         self._guard.send_multipart((b"1.0", request, *status, b"", b""))
@@ -146,6 +154,8 @@ def read_secret(world: World) -> bytes:
     try:
         with open(world.key_file, encoding="ascii") as file:
             info = os.fstat(file.fileno())
+            if not stat.S_ISREG(info.st_mode):  # a pipe under the descriptor's number: reading would wait for ever
+                raise OSError("expected a regular file")
             text = file.read(66).strip()  # 64 and a line end
     except (OSError, UnicodeDecodeError) as error:
         raise WorldError(

@@ -51,6 +51,7 @@ class Plan:
     notes: tuple[str, ...] = ()  # decisions that the user should know of, a line each
     log_dir: str = ""  # for the processes' output; empty: no files
     shown: tuple[int, ...] | None = None  # the ranks whose output is shown; None: all
+    witnessed: str = ""  # directory where a `launch.witness` tells of each rank; empty: there is none
     manifest: str = ""  # for somebody else to run: printed, instead of running anything
 
     def describe(self) -> str:
@@ -81,7 +82,14 @@ class Launcher:
 
 def command(job: Job) -> tuple[str, ...]:
     """What each rank runs."""
-    return (job.python, *(("-m", "launch.as_torch") if job.as_torch else ()), *job.program, *job.args)
+    return (job.python, *(("-m", "launch.as_torch", *cpu(job)) if job.as_torch else ()), *job.program, *job.args)
+
+
+def cpu(job: Job) -> tuple[str, ...]:
+    """What of --cpu and --cpu-devices was given, as `launch.as_torch` and ddprun understand it."""
+    if job.cpu_devices is None:
+        return ()
+    return ("--cpu-devices", str(job.cpu_devices)) if job.cpu_devices else ("--cpu",)
 
 
 def wishes(job: Job) -> dict[str, str]:

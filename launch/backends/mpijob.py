@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from ddp.errors import WorldError
-from launch.backends.base import KEY_HERE, Launcher, Plan, Session
+from launch.backends.base import KEY_HERE, Launcher, Plan, Session, command
 from launch.job import Job
 
 KEY_DIR = "/run/lockstep"
@@ -40,7 +41,7 @@ class MPIJobLauncher(Launcher):
 
 
 def _mpijob(name: str, job: Job) -> dict[str, Any]:
-    program = [PYTHON, *(("-m", "launch.as_torch") if job.as_torch else ()), *job.program, *job.args]
+    program = command(replace(job, python=PYTHON))
     env = {"LOCKSTEP_JOB": name, "LOCKSTEP_KEY_FILE": f"{KEY_DIR}/key", "PYTHONUNBUFFERED": "1"}
     launcher = {
         **_container("launcher", job),

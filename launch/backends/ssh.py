@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shlex
 
-from launch.backends.base import Launcher, Plan, Process, Session, counted
+from launch.backends.base import Launcher, Plan, Process, Session, counted, cpu
 from launch.hostfile import Host
 from launch.job import KEY_FROM_STDIN, Job
 
@@ -53,7 +53,7 @@ def _remote(node: int, host: Host, job: Job, session: Session) -> str:
         *(("--ranks", ",".join(map(str, job.shown))) if job.shown else ()),
         *(("--timeline", job.timeline) if job.timeline else ()),
         *(("--progress",) if job.progress else ()),
-        *(("--as-torch",) if job.as_torch else ()),
+        *(("--as-torch", *cpu(job)) if job.as_torch else ()),
         *job.program,
         *job.args,
     ]

@@ -100,7 +100,7 @@ def lenet(torch: Any) -> Work:
 
 
 @train("ResNet-18 32×32, batch 16, SGD momentum")
-def resnet18(torch: Any) -> Work:
+def resnet18(torch: Any, batch: int = 16) -> Work:
     nn = torch.nn
 
     class Block(torch.nn.Module):
@@ -123,7 +123,7 @@ def resnet18(torch: Any) -> Work:
         layers.append(Block(i, o, stride))
         i = o
     model = nn.Sequential(*layers, nn.AvgPool2d(4), nn.Flatten(), nn.Linear(512, 10))
-    x, t = torch.randn(16, 3, 32, 32), torch.randint(0, 10, (16,))
+    x, t = torch.randn(batch, 3, 32, 32), torch.randint(0, 10, (batch,))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     criterion = nn.CrossEntropyLoss()
     return Work(model, optimizer, lambda model: model(x), lambda y: criterion(y, t))
@@ -295,6 +295,7 @@ _convolution("forward", (16, 64, 32, 32), 64, 3, 1, 1)
 _convolution("forward and backward", (16, 64, 32, 32), 64, 3, 1, 1)
 _convolution("forward and backward", (16, 128, 16, 16), 256, 3, 2, 1)
 _convolution("forward and backward", (16, 64, 32, 32), 128, 1, 2, 0)
+_layer("linear 64 to 64", (4, 64), lambda torch: torch.nn.Linear(64, 64))
 _layer("max_pool 2×2", (64, 16, 28, 28), lambda torch: torch.nn.MaxPool2d(2))
 _layer("softmax", (12, 4, 64, 64), lambda torch: torch.nn.Softmax(-1))
 _layer("log_softmax", (64, 1000), lambda torch: torch.nn.LogSoftmax(-1))
@@ -302,6 +303,22 @@ _layer("layer_norm", (12, 64, 128), lambda torch: torch.nn.LayerNorm(128))
 _layer("batch_norm", (16, 64, 32, 32), lambda torch: torch.nn.BatchNorm2d(64))
 _layer("relu", (16, 64, 32, 32), lambda torch: torch.nn.ReLU())
 _layer("gelu", (12, 64, 512), lambda torch: torch.nn.GELU())
+
+
+def _loss(torch: Any) -> Step:
+    x, t = torch.randn(4, 10, requires_grad=True), torch.randint(0, 10, (4,))
+    return lambda: torch.nn.functional.cross_entropy(x, t).backward()
+
+
+_of("cross_entropy 4×10, forward and backward", _loss)
+
+
+def _formula(torch: Any) -> Step:
+    x, y = (torch.randn(8, 16, requires_grad=True) for _ in range(2))
+    return lambda: (x * y + 1).view(-1)[4:].mean().backward()
+
+
+_of("a product, a sum, a view and a mean of 8×16, forward and backward", _formula)
 
 
 def _optimizer(name: str, make_optimizer: Callable[[Any, Any], Any]) -> None:

@@ -15,6 +15,7 @@ import copy
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from core import backend, dtypes, engine
 from core.devices import device
 from core.engine import Edge, Handle, Node, mode
 from core.errors import ArgumentError, DTypeError, GraphError, RangeError, ShapeError
+
+_new = object.__new__
 
 
 class Size(tuple[int, ...]):
@@ -58,6 +61,7 @@ class Tensor:
     _requires_grad = False
     _grad: Tensor | None = None
     _home: Any = None  # of a leaf: an array where its gradient is to live; `ddp` puts a part of a bucket here
+    _lent = False  # whether somebody computes a gradient there
     _counter: list[int] | None = None  # [version], shared by all views; made when somebody needs to compare versions
     _base: Tensor | None = None  # the tensor that this is a view of, itself no view
     _steps: tuple[tuple[Any, dict[str, Any], int | None], ...] = ()  # the view ops that lead from `_base` to here
@@ -373,8 +377,8 @@ class Tensor:
 
         `gradient` weighs the elements and may be left out for a scalar. The graph is freed unless `retain_graph`.
         """
-        from core import autograd
-
+        # an import statement here takes ten times as long
+        autograd = sys.modules.get("core.autograd") or import_module("core.autograd")
         autograd.backward(self, gradient, retain_graph, create_graph, inputs=inputs)
 
     def detach(self) -> Tensor:
@@ -443,14 +447,17 @@ class Tensor:
 
     def _arrive(self, g: Any, create_graph: bool) -> None:
         """All of this leaf's gradient of one walk."""
-        g = self._hooked(g, create_graph)
-        old = self._grad
+        if self._hooks:
+            g = self._hooked(g, create_graph)
+        old, self._lent = self._grad, False
         if create_graph:
             self._grad = g if old is None else old + g
         elif old is None and self._home is None:
-            self._grad = wrap(self._own(g))
+            self._grad = t = _new(Tensor)
+            t._a = self._own(g)
         elif old is None:
-            self._home[...] = g
+            if g is not self._home:
+                self._home[...] = g
             self._grad = wrap(self._home)
         elif old._requires_grad:
             self._grad = wrap(old._a + g)
@@ -460,6 +467,13 @@ class Tensor:
         if self._post_hooks:
             for hook in list(self._post_hooks.values()):
                 hook(self)
+
+    def lent_home(self) -> Any:
+        """Where all or a part of this leaf's gradient may be computed, instead of in new memory; None if somebody does so already."""
+        if self._home is None or self._lent or self._grad is not None or self._hooks:
+            return None
+        self._lent = True
+        return self._home
 
     def _hooked(self, g: Any, create_graph: bool) -> Any:
         if self._hooks:
@@ -495,8 +509,9 @@ class Tensor:
         return counter
 
     def _bump(self) -> None:
-        if self._counter is not None:  # nobody compares what nobody has counted
-            self._counter[0] += 1
+        counter = self._counter
+        if counter is not None:  # nobody compares what nobody has counted
+            counter[0] += 1
         else:
             self._counter = [1]
 
@@ -521,12 +536,12 @@ class Tensor:
         return self._edge or (self, 0)
 
     def _check_inplace(self, name: str) -> None:
-        if mode.grad and self._requires_grad and self._edge is None:
+        if self._requires_grad and self._edge is None and mode.grad:
             raise GraphError(
                 f"{name}_: a leaf Variable that requires grad is being used in an in-place operation; "
                 "do it under no_grad(), or out of place"
             )
-        if mode.grad and self._base is not None and self._base._requires_grad and self._base._edge is None:
+        if self._base is not None and self._base._requires_grad and self._base._edge is None and mode.grad:
             raise GraphError(
                 f"{name}_: a view of a leaf Variable that requires grad is being used in an in-place operation"
             )
@@ -643,7 +658,7 @@ def _moved(array: Any, where: Any, non_blocking: bool = False) -> Any:
     """The array on another device; itself if it is there. `non_blocking`: see `Backend.from_numpy`."""
     where = device(where)
     be, target = backend.of(array), backend.get(where.type)
-    if be is target and where.index in (None, be.index_of(array)):
+    if be is target and be.index_of(array) == (be.current() if where.index is None else where.index):
         return array
     if be is target:
         return be.copied(array, where.index)

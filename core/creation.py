@@ -103,10 +103,7 @@ def _filled(make: Any, shape: Any, dtype: Any, device: Any, requires_grad: bool)
     d = dtypes.default_numpy() if dtype is None else dtypes.as_numpy(dtype)
     where = get_default_device() if device is None else device_type(device)
     be = backend.get(where.type)
-    array = make(be.xp, shape, d)
-    if where.index:
-        array = be.from_numpy(be.to_numpy(array), where.index)
-    t = wrap(array)
+    t = wrap(be.made(lambda xp: make(xp, shape, d), where.index))
     return t.requires_grad_() if requires_grad else t
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import count
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -31,7 +31,7 @@ Edge = tuple[Any, int]
 class Recording:
     """What a thread records. Slots: every op reads some of this."""
 
-    __slots__ = ("grad", "inference", "autocast", "anomaly", "callbacks", "saved_hooks")
+    __slots__ = ("grad", "inference", "autocast", "anomaly", "callbacks", "saved_hooks", "homes")
 
     def __init__(self) -> None:
         self.grad = True  # record a graph
@@ -39,6 +39,7 @@ class Recording:
         self.autocast: Any = None  # what converts the inputs of ops, inside of `autocast`
         self.anomaly = False  # remember where each node was made, check gradients for NaN
         self.callbacks: list[Callable[[], None]] | None = None  # to run when the current walk has ended
+        self.homes = False  # inside of a walk whose gradients stay with the leaves, so that these may lend their homes
         # (pack, unpack), innermost last
         self.saved_hooks: tuple[tuple[Callable[[Any], Any], Callable[[Any], Any]], ...] = ()
 
@@ -53,7 +54,7 @@ class _Mode(threading.local):
     def __init__(self) -> None:
         self.state = Recording()
 
-    grad, inference, autocast, anomaly, callbacks, saved_hooks = map(_of_state, Recording.__slots__)
+    grad, inference, autocast, anomaly, callbacks, saved_hooks, homes = map(_of_state, Recording.__slots__)
 
 
 mode = _Mode()
@@ -167,7 +168,7 @@ def walk(
     another of them.
     """
     wanted = set(inputs or ())
-    order, uses = _reachable(roots, wanted if stop else ())
+    order, uses, branching = _reachable(roots, wanted if stop else ())
     needed = None if inputs is None else _needed(order, wanted)
     for node in order if needed is None else needed:
         if node.freed:
@@ -178,15 +179,20 @@ def walk(
     found: dict[Edge, Any] = {}
     pending: dict[Any, Any] = {}  # node -> gradient, or list of gradients if it has several outputs; leaf -> gradient
     ours: set[Any] = set()  # keys of `pending` whose gradient is a sum that nobody else holds
-    previous = mode.grad, mode.callbacks
-    mode.grad, mode.callbacks = create_graph, []
+    state = mode.state
+    previous = state.grad, state.callbacks, state.homes
+    callbacks: list[Callable[[], None]] = []
+    state.grad, state.callbacks, state.homes = create_graph, callbacks, inputs is None
     try:
         for edge, grad in roots:
             _deposit(pending, ours, edge, grad, create_graph)
         for edge, _ in roots:
             if not isinstance(edge[0], Node) and edge[0] not in uses and edge[0] in pending:
                 uses[edge[0]] = 0  # a leaf that is a root: nothing else to wait for unless the graph uses it, too
-                _leave(edge, pending, None if inputs is None else wanted, accumulate, create_graph, found)
+                if inputs is None:
+                    edge[0]._arrive(pending.pop(edge[0]), create_graph)
+                else:
+                    _leave(edge, pending, wanted, accumulate, create_graph, found)
         for node in order:
             grads = pending.pop(node, None)
             if ours:
@@ -210,18 +216,24 @@ def walk(
                     and pulled[i] is not None
                     and (needed is None or target in needed or to in wanted)
                 ):
-                    _deposit(pending, ours, to, pulled[i], create_graph)
+                    if target in pending or target in branching:
+                        _deposit(pending, ours, to, pulled[i], create_graph)
+                    else:
+                        pending[target] = pulled[i]
                 left = uses.get(target)
                 if left is not None:
                     uses[target] = left - 1
                     if left == 1 and target in pending:
-                        if pulled is not None:
-                            _drop(pulled, i)  # so that the leaf may keep the array itself
-                        _leave(to, pending, None if inputs is None else wanted, accumulate, create_graph, found)
-        for callback in mode.callbacks:  # a callback may add another
+                        if type(pulled) is list:
+                            pulled[i] = None  # so that the leaf may keep the array itself
+                        if inputs is None:
+                            target._arrive(pending.pop(target), create_graph)
+                        else:
+                            _leave(to, pending, wanted, accumulate, create_graph, found)
+        for callback in callbacks:  # a callback may add another
             callback()
     finally:
-        mode.grad, mode.callbacks = previous
+        state.grad, state.callbacks, state.homes = previous
     return found
 
 
@@ -234,10 +246,14 @@ def queue_callback(callback: Callable[[], None]) -> None:
 # -- parts of the walk -------------------------------------------------------------------------------------------------
 
 
-def _reachable(roots: Iterable[tuple[Edge, Any]], ends: Collection[Edge] = ()) -> tuple[list[Node], dict[Any, int]]:
-    """All nodes behind the roots, consumers first, and how many edges lead to each leaf. Nothing behind `ends` is visited."""
+def _reachable(
+    roots: Iterable[tuple[Edge, Any]], ends: Collection[Edge] = ()
+) -> tuple[list[Node], dict[Any, int], set[Node]]:
+    """All nodes behind the roots, consumers first, how many edges lead to each leaf, and which nodes have several outputs.
+    Nothing behind `ends` is visited."""
     final = {target for target, _ in ends}
     nodes: set[Node] = set()
+    branching: set[Node] = set()
     uses: dict[Any, int] = {}
     stack: list[Node] = []
     for (target, _), _ in roots:
@@ -246,6 +262,8 @@ def _reachable(roots: Iterable[tuple[Edge, Any]], ends: Collection[Edge] = ()) -
             stack.append(target)
     while stack:
         node = stack.pop()
+        if node.outputs > 1:
+            branching.add(node)
         if node in final:
             continue
         for edge in node.edges:
@@ -257,7 +275,7 @@ def _reachable(roots: Iterable[tuple[Edge, Any]], ends: Collection[Edge] = ()) -
             elif target not in nodes:
                 nodes.add(target)
                 stack.append(target)
-    return sorted(nodes, key=_by_number, reverse=True), uses
+    return sorted(nodes, key=_by_number, reverse=True), uses, branching
 
 
 def _needed(order: list[Node], wanted: set[Edge]) -> set[Node]:
@@ -278,6 +296,7 @@ def _plainly(x: Any, y: Any, out: Any = None) -> Any:
 
 # how two arrays are added, into `out` if given, which is x; `core.ops.op` puts the backend's way here
 add_arrays: Callable[..., Any] = _plainly
+each: Callable[[Iterable[Any]], Iterator[Any]] = iter  # tensors one by one; see `core.cuda.guard`
 
 
 def _deposit(pending: dict[Any, Any], ours: set[Any], edge: Edge, grad: Any, create_graph: bool) -> None:
@@ -299,14 +318,15 @@ def _deposit(pending: dict[Any, Any], ours: set[Any], edge: Edge, grad: Any, cre
 
 
 def _leave(
-    edge: Edge, pending: dict[Any, Any], wanted: set[Edge] | None, accumulate: bool, create_graph: bool,
-    found: dict[Edge, Any],
-) -> None:  # fmt: skip
-    """A leaf has all its gradient."""
+    edge: Edge, pending: dict[Any, Any], wanted: set[Edge], accumulate: bool, create_graph: bool, found: dict[Edge, Any]
+) -> None:
+    """A leaf has all its gradient of a walk with inputs."""
     leaf = edge[0]
-    if wanted is None or (edge in wanted and accumulate):
+    if edge not in wanted:
+        return
+    if accumulate:
         leaf._arrive(pending.pop(leaf), create_graph)
-    elif edge in wanted:
+    else:
         found[edge] = leaf._hooked(pending.pop(leaf), create_graph)
 
 
@@ -346,8 +366,3 @@ def _pull(node: Node, grads: Any, create_graph: bool) -> Any:
             if new is not None:
                 pulled = list(new)
     return pulled
-
-
-def _drop(pulled: Any, i: int) -> None:
-    if isinstance(pulled, list):
-        pulled[i] = None

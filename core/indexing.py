@@ -18,6 +18,7 @@ from core.ops.index import index_put
 from core.ops.shape import slice_view
 
 _WHOLE = slice(None)
+_PLAIN = {int, slice}
 
 
 def getitem(x: Tensor, i: Any) -> Tensor:
@@ -50,6 +51,10 @@ def _parsed(x: Tensor, i: Any) -> tuple[tuple[Any, ...] | None, tuple[Any, ...] 
     if type(i) is int or type(i) is slice:
         _check(i)
         return (i,), None
+    if type(i) is tuple and len(i) <= x._a.ndim and _PLAIN.issuperset(map(type, i)):
+        for e in i:
+            _check(e)
+        return i, None
     entries = list(i) if isinstance(i, tuple) else [i]
     if isinstance(i, list) and any(isinstance(e, (slice, type(None), type(...), Tensor, list, tuple)) for e in i):
         entries = i if any(isinstance(e, (slice, type(None), type(...))) for e in i) else entries

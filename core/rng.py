@@ -13,6 +13,7 @@ Numbers for a GPU are drawn here and copied there.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -91,6 +92,16 @@ class Generator:
         u = (self.words(n) & np.uint64(2**24 - 1)).astype(np.float32) * np.float32(2.0**-24)
         return u.astype(dtype, copy=False)
 
+    def below(self, n: int, p: float) -> np.ndarray:
+        """(n,) bool: whether float64 numbers of `uniform` are below p. Their high words nearly always tell."""
+        w, limit = self.words(2 * n), math.ceil(p * 2.0**53)
+        high, bound = w[::2] & np.uint64(2**21 - 1), np.uint64(limit >> 32)
+        y = high < bound
+        tied = np.flatnonzero(high == bound)
+        if tied.size:
+            y[tied] = w[1::2][tied] < np.uint64(limit & (2**32 - 1))
+        return y
+
     def normal(self, n: int, dtype: np.dtype) -> np.ndarray:
         """(n,) of mean 0 and standard deviation 1, in the precision they are computed in: float64 for few of them"""
         if n < 16:
@@ -163,6 +174,9 @@ class DefaultGenerator(Generator):
 
     def uniform(self, n: int, dtype: np.dtype) -> np.ndarray:
         return stand_in.generator.uniform(n, dtype) if stand_in.generator else super().uniform(n, dtype)
+
+    def below(self, n: int, p: float) -> np.ndarray:
+        return stand_in.generator.below(n, p) if stand_in.generator else super().below(n, p)
 
     def integers(self, n: int, low: int, high: int) -> np.ndarray:
         return stand_in.generator.integers(n, low, high) if stand_in.generator else super().integers(n, low, high)
@@ -445,9 +459,11 @@ def random_(x: Tensor, low: int | None = None, high: int | None = None, *, gener
 
 def bernoulli_(x: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
     """Fill with 1 with probability p (a number or a tensor), else 0."""
-    p = p._host() if isinstance(p, Tensor) else p
-    u = (generator or default_generator).uniform(x._a.size, np.dtype(np.float64)).reshape(x._a.shape)
-    return _fill(x, (u < p), "bernoulli")
+    g = generator or default_generator
+    if not isinstance(p, Tensor):
+        return _fill(x, g.below(x._a.size, p).reshape(x._a.shape), "bernoulli")
+    u = g.uniform(x._a.size, np.dtype(np.float64)).reshape(x._a.shape)
+    return _fill(x, (u < p._host()), "bernoulli")
 
 
 def exponential_(x: Tensor, lambd: float = 1.0, *, generator: Any = None) -> Tensor:

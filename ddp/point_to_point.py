@@ -1,6 +1,7 @@
 """Several sends and receives at once: torch.distributed.batch_isend_irecv.
 
-Contract: a send never waits for its receive, so they are begun sends first and cannot wait for each other in a ring.
+Contract: a send never waits for its receive, so they are begun sends first and cannot wait for each other in a ring. Over NCCL, where ranks
+meet before their first message, they meet in an order without rings.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ def batch_isend_irecv(p2p_op_list: Sequence[P2POp]) -> list[Work]:
     """Begin them all; the works in the order of the list."""
     if not p2p_op_list:
         raise ArgumentError("batch_isend_irecv: expected at least one P2POp, got none")
+    for pg in {id(o.group): o.group for o in p2p_op_list}.values():
+        mine = [o for o in p2p_op_list if o.group is pg]
+        pg.connect([o.tensor for o in mine], [pg.ranks.index(o.peer) for o in mine])
     works: dict[int, Work] = {}
     for i in sorted(range(len(p2p_op_list)), key=lambda i: p2p_op_list[i].op is distributed.irecv):
         o = p2p_op_list[i]

@@ -30,32 +30,41 @@ from ddp.errors import MismatchError
 from ddp.group import DONE, ProcessGroup
 from ddp.timeline import WAIT
 
-FIRST_BUCKET_BYTES = 1 << 20  # small, so that the first all-reduce starts early
+FIRST_BUCKET_BYTES = 1 << 20  # small, so that the first all-reduce starts early; and the last ends early
 LARGEST_BUCKET_BYTES = 25 << 20  # torch's
 # of ranks that share memory: so many bytes take a millisecond, and what starts earlier only takes turns with backward
 SHARED_BUCKET_BYTES = 8 << 20
+_ALIGNMENT_BYTES = 64
 
 
 Member = tuple[int, str, Tensor]  # a parameter: its number in the model, its name, itself
 
 
 class Bucket:
-    """Some parameters of one dtype and device, and the flat array that their gradients share."""
+    """Some parameters of one dtype and device, and the flat array that their gradients share.
 
-    def __init__(self, number: int, members: Sequence[Member], reached: set[int] | None):
+    `homes`: where the ranks see each other's memory, their arrays by rank; this rank's is `flat`.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        members: Sequence[Member],
+        reached: set[int] | None,
+        flat: Any,
+        homes: list[np.ndarray] | None = None,
+    ):
         self.number, self.is_last = number, False
         self.numbers, self.names, self.params = (list(column) for column in zip(*members))
         # of members that backward reaches; None: not known
         self.expected = None if reached is None else {i for i, n in enumerate(self.numbers) if n in reached}
-        first = self.params[0]._a
-        sizes = [p._a.size for p in self.params]
-        ends = np.cumsum([0, *sizes]).tolist()
+        ends = np.cumsum([0, *(p._a.size for p in self.params)]).tolist()
         self.count = ends[-1]  # of elements, without the numbers behind them
-        flat = backend.of(first).xp.zeros(self.count + len(sizes), dtype=first.dtype)
-        self.flat = wrap(flat)
+        self.flat, self.homes = wrap(flat), homes
         self.gradients = wrap(flat[: self.count])
         self.views = [flat[a:b].reshape(p._a.shape) for a, b, p in zip(ends, ends[1:], self.params)]
         self.used = flat[self.count :]
+        self.about = str(self).__str__  # for the recorder, which must not keep the arrays
         self.begin()
 
     def begin(self) -> None:
@@ -131,8 +140,10 @@ class Average:
         self.group = group
 
     def start(self, bucket: Bucket) -> Any:
-        # behind the last one nothing is left to compute meanwhile
-        return self.group.all_reduce(bucket.flat, "avg", async_op=not bucket.is_last) or DONE
+        later = not bucket.is_last  # behind the last one nothing is left to compute meanwhile
+        if bucket.homes is not None:
+            return self.group.all_reduce_homes(bucket.flat, bucket.homes, "avg", async_op=later) or DONE
+        return self.group.all_reduce(bucket.flat, "avg", async_op=later) or DONE
 
     def agree(self, buckets: Sequence[Bucket]) -> None:
         pass
@@ -162,7 +173,7 @@ class Reducer:
         self._next = 0  # the bucket that is reduced next
         self._started = 0  # when the last one began to be
         self._walking = False
-        self._build(range(len(self.params))[::-1])
+        self._build(self._packed(range(len(self.params))[::-1]))
         for number, (_, p) in enumerate(self.params):
             _watch(p, weakref.ref(self), number)
 
@@ -218,7 +229,7 @@ class Reducer:
 
     def _start(self, bucket: Bucket, local: bool = True) -> None:
         bucket.fill(local)
-        self.recorder.about = bucket.__str__
+        self.recorder.about = bucket.about
         # behind the last one backward has nothing left to do, and may wait right here
         self._started = time.perf_counter_ns()
         try:
@@ -263,9 +274,12 @@ class Reducer:
 
     # -- buckets -----------------------------------------------------------------------------------------------------
 
-    def _build(self, order: Iterable[int]) -> None:
-        packed = _packed([(n, *self.params[n]) for n in order], self.bucket_bytes)
-        self.buckets = [Bucket(number, members, self._reached) for number, members in enumerate(packed)]
+    def _build(self, packed: list[list[Member]], homes: list[list[np.ndarray]] | None = None) -> None:
+        self.buckets = []
+        for number, members in enumerate(packed):
+            theirs = homes[number] if homes else None
+            flat = _flat(members) if theirs is None else theirs[self.group.rank]
+            self.buckets.append(Bucket(number, members, self._reached, flat, theirs))
         self.buckets[-1].is_last = True
         self._places = {n: (bucket, i) for bucket in self.buckets for i, n in enumerate(bucket.numbers)}
         for bucket in self.buckets:
@@ -273,7 +287,9 @@ class Reducer:
                 p._home = view
 
     def _rebuild(self) -> None:
-        """Pack anew, in the order in which gradients arrived on rank 0; gradients that are there stay until they are replaced."""
+        """Pack anew, in the order in which gradients arrived on rank 0, and where the ranks reach each other's buckets if they can;
+        gradients that are there stay until they are replaced.
+        """
         arrivals, self._arrivals = self._arrivals, None
         assert arrivals is not None
         if self.static_graph:
@@ -282,8 +298,28 @@ class Reducer:
         seen = set(arrivals)
         order = wrap(np.array([*arrivals, *(n for n in before if n not in seen)]))
         self.group.broadcast(order, 0)
-        if order.tolist() != before or self.static_graph:
-            self._build(order.tolist())
+        packed = self._packed(order.tolist())
+        homes = self._homes(packed)
+        if homes or order.tolist() != before or self.static_graph:
+            self._build(packed, homes)
+
+    def _packed(self, order: Iterable[int]) -> list[list[Member]]:
+        return _packed([(n, *self.params[n]) for n in order], self.bucket_bytes)
+
+    def _homes(self, packed: list[list[Member]]) -> list[list[np.ndarray]] | None:
+        """For each bucket the arrays of all ranks, where they see each other's memory. All ranks make this call."""
+        if any(p.device.type != "cpu" for members in packed for _, _, p in members):
+            return None
+        dtypes = [members[0][2]._a.dtype for members in packed]
+        sizes = [_count(members) * dtype.itemsize for members, dtype in zip(packed, dtypes)]
+        starts = np.cumsum([0, *(-(-size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES for size in sizes)]).tolist()
+        areas = self.group.homes(starts[-1])
+        if areas is None:
+            return None
+        return [
+            [area[start : start + size].view(dtype) for area in areas]
+            for start, size, dtype in zip(starts, sizes, dtypes)
+        ]
 
 
 def _watch(p: Tensor, reducer: weakref.ref[Reducer], number: int) -> None:
@@ -300,17 +336,42 @@ def _watch(p: Tensor, reducer: weakref.ref[Reducer], number: int) -> None:
     handle = p.register_post_accumulate_grad_hook(arrived)
 
 
+def _count(members: Sequence[Member]) -> int:
+    """Elements of a bucket: the gradients, and a number for each parameter."""
+    return sum(p._a.size + 1 for _, _, p in members)
+
+
+def _flat(members: Sequence[Member]) -> Any:
+    """The array of a bucket, for this rank alone."""
+    first = members[0][2]._a
+    return backend.of(first).xp.zeros(_count(members), dtype=first.dtype)
+
+
 def _packed(params: Sequence[Member], bucket_bytes: int) -> list[list[Member]]:
-    """The parameters in buckets, in order; a bucket holds one dtype and device. Depends on the arguments only."""
-    first = FIRST_BUCKET_BYTES if bucket_bytes < sum(p._a.nbytes for _, _, p in params) else bucket_bytes
+    """The parameters in buckets, in order; a bucket holds one dtype and device. Depends on the arguments only.
+
+    Of several buckets the first is small, and so is the last, whose reduction nothing hides.
+    """
+    if sum(p._a.nbytes for _, _, p in params) <= bucket_bytes:
+        return _filled(params, bucket_bytes, bucket_bytes)
+    small, last = min(FIRST_BUCKET_BYTES, bucket_bytes), len(params) - 1
+    size = params[last][2]._a.nbytes
+    room = max(small, size + small // 4)
+    while last and (size := size + params[last - 1][2]._a.nbytes) <= room:
+        last -= 1
+    return _filled(params[:last], small, bucket_bytes) + _filled(params[last:], small, small)
+
+
+def _filled(params: Sequence[Member], first_bytes: int, bucket_bytes: int) -> list[list[Member]]:
+    """Buckets of about so many bytes. A large parameter takes a few small ones along rather than leave them a call of their own."""
     buckets: list[list[Member]] = []
     open_: dict[tuple[Any, str], tuple[list[Member], int]] = {}
     for member in params:
         p = member[2]
         key = (p._a.dtype, str(p.device))
         members, size = open_.get(key, ([], 0))
-        limit = first if not buckets or members is buckets[0] else bucket_bytes
-        if members and size + p._a.nbytes > min(limit, bucket_bytes):
+        limit = first_bytes if not buckets or members is buckets[0] else bucket_bytes
+        if members and size + p._a.nbytes > limit and 4 * size >= limit:
             members, size = [], 0
         if not members:
             buckets.append(members)

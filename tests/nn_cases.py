@@ -123,6 +123,12 @@ def _full(composite: Callable[..., Any], **defaults: Any) -> Callable[..., Any]:
     return lambda *xs, **p: _defined(composite)(*xs, **({"reverse": False} | defaults | p))
 
 
+def _positive(be, x, residual, scale):
+    """Keeps what is positive."""
+    keep = x > 0
+    return residual + x * keep.astype(x.dtype) * scale, keep
+
+
 NN_ROWS = [
     row("standardize", _standardize, c([n(3, 4, 2), n(1, 4, 1), n(1, 4, 1)], axes=(0, 2), eps=1e-5), c([n(3, 4), n(4),
         n(4)], axes=(1,), eps=1e-3),
@@ -152,6 +158,16 @@ NN_ROWS = [
     row("threshold", lambda x, threshold, value: np.where(x > threshold, x, value), c(n(3, 4), threshold=0.1,
         value=20.0), c(n(), threshold=0.0, value=-1.0),
         torch="nn.functional.threshold"),
+    row("add_relu", lambda x, y: np.maximum(x + y, 0), c([n(3, 4), n(3, 4)]), c([n(2, 3, 4), n(3, 1)]), torch=None),
+    row("add_gelu", lambda x, y, approximate="none": _gelu(x + y, approximate), c([n(3, 4), n(3, 4)]),
+        c([n(2, 3, 4), n(3, 1)], approximate="tanh"), torch=None),
+    row("linear_relu", lambda x, w, b: np.maximum(x @ w.T + b, 0), c([n(5, 3), n(4, 3), n(4)]),
+        c([n(2, 5, 3), n(4, 3), n(4)]), torch=None),
+    row("linear_gelu", lambda x, w, b: _gelu(x @ w.T + b, "tanh"), c([n(5, 3), n(8, 3), n(8)]),
+        c([n(2, 5, 3), n(4, 3), n(4)]), torch=None),
+    row("kept", lambda x, keep, scale: x * keep * scale, c(n(3, 4), b(3, 4), scale=2.0), torch=None),
+    row("dropout_add", lambda x, residual, scale, draw: draw(None, x, residual, scale)[0],
+        c(n(3, 4), n(3, 4), scale=2.0, draw=_positive), torch=None),
     row("attention", lambda *xs, causal=False, scale: _defined(attention._attention)(*xs, causal=causal, scale=scale),
         c([n(2, 3, 4), n(2, 5, 4), n(2, 5, 2), None, None], scale=0.5), c([n(3, 4), n(3, 4), n(3, 4), None, None],
         scale=0.5, causal=True),

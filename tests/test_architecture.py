@@ -7,6 +7,7 @@ import ast
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ ONLY_IN = {
     "cupy": ["core.backend.cuda"],
     "zmq": ["ddp.transport.zeromq", "ddp.transport.curve"],
     "mpi4py": ["ddp.transport.mpi"],
-    "ctypes": ["core.backend.memory", "core.backend.onednn", "core.backend.threads", "core.utils.data._utils", "launch.supervisor"],
+    "ctypes": ["core.backend.memory", "core.backend.onednn", "core.backend.threads", "core.utils.data._utils"]
+    + ["launch.supervisor", "launch.witness"],
     "pickle": ["core.serialize", "core.utils.data._utils"],  # files: restricted; loader workers: our own children
 }
 
@@ -60,6 +62,7 @@ FLOORS = [
 ]
 
 
+@cache
 def imports(path, everywhere):
     """(line, dotted name) of what a file imports; without `everywhere` only what importing the file itself imports."""
     found = []

@@ -720,3 +720,27 @@ def test_gradcheck_finds_a_wrong_gradient() -> None:
         gradcheck(Wrong.apply, core.ones(2, requires_grad=True))
     with pytest.raises(ArgumentError, match="requires grad"):
         gradcheck(Wrong.apply, core.ones(2))
+
+
+@pytest.mark.parametrize("n", [3, 100], ids=["small", "large"])
+def test_a_gradient_is_computed_where_it_is_to_live(n):
+    """`ddp` gives parameters such a home."""
+    w, x = core.randn(n + 1, n, requires_grad=True), core.randn(n + 2, n)
+    w._home = home = np.zeros((n + 1, n), np.float32)
+    core.nn.functional.linear(x, w).sum().backward()
+    once = x.sum(0).numpy() * np.ones((n + 1, 1), np.float32)
+    assert w.grad._a is home
+    np.testing.assert_allclose(home, once, rtol=1e-5, atol=1e-5)
+    (asked,) = core.autograd.grad(core.nn.functional.linear(x, 2 * w).sum() + core.nn.functional.linear(x, w).sum(), w)
+    assert not np.shares_memory(asked._a, home)  # it is the caller's
+    for uses, times in ((2, 2), (1, 3)):  # the second adds to the gradient that is there
+        if uses == 2:
+            w.grad = None
+        sum(core.nn.functional.linear(x, w).sum() for _ in range(uses)).backward()
+        assert w.grad._a is home
+        np.testing.assert_allclose(home, times * once, rtol=1e-5, atol=1e-4)
+    w.grad = None
+    seen = []
+    w.register_hook(seen.append)
+    core.nn.functional.linear(x, w).sum().backward()
+    assert w.grad._a is home and not np.shares_memory(seen[0]._a, home)

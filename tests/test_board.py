@@ -141,7 +141,7 @@ LAYOUT = Layout(2, 1 << 12)
 @pytest.fixture
 def counter():
     """Serves in a thread, as a rank does in its pump."""
-    counter = segment.Counter(segment.make(LAYOUT), 2)
+    counter = segment.Counter(segment.make(LAYOUT.nbytes, LAYOUT.size), 2)
     stop = threading.Event()
 
     def serve():

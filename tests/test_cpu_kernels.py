@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from core import dtypes
 from core.backend.base import Backend
 from core.backend.cpu import CPUBackend
 from core.backend.onednn import attention, library, steps
@@ -89,6 +90,24 @@ def test_attention_lies_as_its_query():
     assert y.swapaxes(1, 2).flags.c_contiguous, "heads do not join again without a copy"
 
 
+def test_gradients_of_pieces_lie_as_pieces():
+    q, k, v = heads(*HEADS["one block"])
+    y, p = CPU.attention(q, k, v, None, None, False, 0.25)
+    grads = CPU.attention_grad(np.ones_like(y), q, k, v, None, p, 0.25)
+    pieces = [g.swapaxes(1, 2).reshape(3, 64, 64) for g in grads]  # (N, L, channels)
+    expected = np.concatenate(pieces, axis=2)
+    whole = CPU.rejoined(pieces, 2)
+    assert (whole is None) == (library.get() is None)
+    if whole is not None:
+        assert np.shares_memory(whole, grads[0]) and np.array_equal(whole, expected)
+    assert CPU.rejoined(pieces[::-1], 2) is None
+    assert CPU.rejoined(pieces[:2], 2) is None
+    assert CPU.rejoined([g.copy() for g in pieces], 2) is None
+    for others in ((q, q, q), (q, k, k), (q, k, v.copy())):  # which overlap, or are not of one array
+        dq, dk, dv = CPU.attention_grad(np.ones_like(y), *others, None, p, 0.25)
+        assert not (np.shares_memory(dq, dk) or np.shares_memory(dk, dv) or np.shares_memory(dq, dv))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_attention_carries_what_is_not_finite(bad):
     q, k, v = heads(*HEADS["one block"])
@@ -130,16 +149,25 @@ def test_recurrence(kind, gates, relu, sizes, reverse):
 
 
 @needs_library
+@pytest.mark.parametrize("gap", [0, 16])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_products_with_one_weight(transposed):
+def test_products_with_one_weight(transposed, gap):
     w = drawn(48, 80).T if transposed else drawn(80, 48)
-    add = steps.adder(w, 8)
+    add = steps.adder(w, 8, (80 + gap, 48 + gap))
     assert add is not None
-    z = [drawn(8, 48, seed=k) for k in range(3)]
-    expected = [a + drawn(8, 80, seed=k) @ w for k, a in enumerate(z)]
-    for k, a in enumerate(z):
-        add(drawn(8, 80, seed=k), a)
+    x, z = ([drawn(8, m + gap, seed=k)[:, :m] for k in range(3)] for m in (80, 48))
+    expected = [b + a @ w for a, b in zip(x, z)]
+    for a, b in zip(x, z):
+        add(a, b)
     close(z, expected)
+
+
+def test_rows_that_lie_apart():
+    for n, m in ((5, 1024), (5, 24)):
+        room = CPU.apart(n, m, np.float32)
+        assert room.shape == (n, m) and room.strides[0] % 1024
+        room[...] = drawn(n, m)
+        close([CPU.sum_rows(room)], [drawn(n, m).sum(0)])
 
 
 # -- sums, scatter, normalisation, loss ----------------------------------------------------------------------------------
@@ -177,6 +205,79 @@ def test_cross_entropy(weighted, ignored, mean):
         close([CPU.cross_entropy_grad(g, x, t, w, p, *args)], [PLAIN.cross_entropy_grad(g, x, t, w, lse, *args)])
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32, np.uint64])
+@pytest.mark.parametrize("logits", ["columns", "float16", "bfloat16"])
+def test_cross_entropy_of_other_dtypes_and_orders(logits, dtype):
+    x = drawn(12, 7)
+    x = np.asfortranarray(x) if logits == "columns" else x.astype(getattr(dtypes, logits).numpy)
+    t = np.random.default_rng(0).integers(0, 7, 12).astype(dtype)
+    (loss, p), (expected, lse) = CPU.cross_entropy(x, t, None, -100), PLAIN.cross_entropy(x, t, None, -100)
+    close([loss], [expected])
+    args = np.float32(12), -100
+    found, wanted = (be.cross_entropy_grad(np.float32(0.7), x, t, None, k, *args) for be, k in ((CPU, p), (PLAIN, lse)))
+    assert found.dtype == wanted.dtype == x.dtype
+    close([found.astype(np.float32)], [wanted.astype(np.float32)], 1e-3 if x.itemsize == 2 else 2e-5)
+
+
+@pytest.mark.parametrize("target", [3, -1, 2**32 + 1])
+def test_cross_entropy_names_a_negative_or_a_great_target(target):
+    with pytest.raises(RangeError, match=f"Target {target} is out of bounds"):
+        CPU.cross_entropy(drawn(2, 3), np.array([0, target]), None, -100)
+
+
+def test_axpy_of_many_takes_what_blas_can_and_leaves_the_rest():
+    shapes = (3,), (40, 5), (), (0, 2)
+    pairs = [(drawn(*s), drawn(*s, seed=1)) for s in shapes]
+    pairs.append((drawn(6, 4).T, drawn(4, 6, seed=1)))  # in another order
+    pairs.append((drawn(4), drawn(3, 4, seed=1)))  # broadcasts
+    pairs.append((drawn(5), drawn(5, seed=1).astype(np.float64)))
+    expected = [y + x * np.float32(-0.5) for x, y in pairs]
+    CPU.axpy_each_(-0.5, *zip(*pairs))
+    close([y for _, y in pairs], expected, 1e-6)
+    for size in (8, 1 << 13):  # below and above where one alone is given to BLAS
+        fixed = drawn(size)
+        fixed.flags.writeable = False
+        with pytest.raises(ValueError, match="read-only"):
+            CPU.axpy_each_(1.0, [drawn(size)], [fixed])
+
+
 def test_cross_entropy_names_a_target_that_is_no_class():
     with pytest.raises(RangeError, match="Target 4 is out of bounds: expected classes 0 to 2"):
         CPU.cross_entropy(drawn(2, 3), np.array([0, 4]), None, -100)
+
+
+@pytest.mark.parametrize("bad", [None, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("shape", [(40, 500), (4, 5, 1000)])
+def test_log_softmax(shape, bad):
+    x, g = drawn(*shape) * 8, drawn(*shape, seed=1)
+    if bad is not None:
+        x[1, 2] = bad
+    dim = x.ndim - 1
+    with np.errstate(invalid="ignore"):
+        y, expected = CPU.log_softmax(x, dim), PLAIN.log_softmax(x, dim)
+        np.testing.assert_allclose(y, expected, rtol=0, atol=2e-5)
+        if bad is None:
+            close([CPU.log_softmax_grad(g, y, dim)], [PLAIN.log_softmax_grad(g, y, dim)])
+
+
+# -- updates -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["one after the other", "transposed"])
+@pytest.mark.parametrize("keep", [1.0, 0.9, 0.0])
+@pytest.mark.parametrize("greatest", [False, True])
+def test_a_step_of_adam(keep, layout, greatest):
+    def state() -> list[Any]:
+        arrays = [drawn(200, 180, seed=k) for k in range(4)]
+        arrays[3] **= 2
+        if greatest:
+            arrays.append(np.full((200, 180), 0.5, np.float32))
+        arrays = [a.T if layout == "transposed" else a for a in arrays]
+        return arrays if greatest else [*arrays, None]
+
+    mine, plain = state(), state()
+    for be, (x_, g, m_, v_, top_) in ((CPU, mine), (PLAIN, plain)):
+        for _ in range(3):
+            be.adam_step_(x_, g, m_, v_, top_, 0.01, (0.9, 0.99), 1e-8, keep)
+    close(mine, plain)
+    close([mine[1]], [state()[1]], 0)

@@ -20,7 +20,7 @@ import core.nn.functional as F
 from core.backend import threads
 from core.backend.base import Backend, conv_out_shape
 from core.backend.cpu import CPUBackend, description
-from core.backend.onednn import images, kernels, library, primitives, winograd
+from core.backend.onednn import images, kernels, library, primitives, stack, winograd
 from core.errors import ArgumentError
 
 needs_library = pytest.mark.skipif(library.get() is None, reason=f"no oneDNN here: {library.reason()}")
@@ -273,8 +273,8 @@ def test_blas_has_one_thread_beside_openmp() -> None:
     code = (
         "import numpy as np; from core.backend import get, threads; be = get('cpu'); threads.set_num_threads(2);"
         "count = threads._openblas('get_num_threads'); plain = type(be).__mro__[1].matmul;"
-        "type(be).__mro__[1].matmul = lambda self, x, y: (print(count(), end=' '), plain(self, x, y))[1];"
-        "[be.matmul(a, a) for a in (np.ones((4, 4)), np.ones((200, 200)))]; print(count(), threads.get_num_threads())"
+        "type(be).__mro__[1].matmul = lambda self, *given: (print(count(), end=' '), plain(self, *given))[1];"
+        "[be.matmul(a, a) for a in (np.ones((2, 4, 4)), np.ones((200, 200)))]; print(count(), threads.get_num_threads())"
     )
     if threads._openblas("get_num_threads") is None:
         pytest.skip("NumPy's BLAS is not OpenBLAS")
@@ -292,6 +292,26 @@ def test_values_that_are_not_finite() -> None:
     close(CPU.softmax(masked, 1), PLAIN.softmax(masked, 1), 1e-6)
     masked[3, 1] = np.nan
     assert np.isnan(CPU.softmax(masked, 1)[3]).all()
+
+
+@needs_library
+def test_where_the_stack_stands_changes_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    g, x = (np.random.default_rng(k).standard_normal(1 << 14).astype(np.float32) for k in range(2))
+    ask, zeros = stack._calibrated()
+    found = []
+    for more in ((), zeros):
+        monkeypatch.setattr(stack, "correction", lambda more=more: more)
+        found.append(kernels.gelu_grad(g, x, "none"))
+    assert np.array_equal(*found)
+    monkeypatch.undo()
+    if ask is not None:  # the arguments move the stack by an odd multiple of 16
+        longer = stack.shifted(ask)
+        stood = []
+        for f, more in ((ask, ()), (longer, zeros)):
+            f(stack._mine.address, None, 0, None, *more)
+            stood.append(stack._mine.pointer.value % 32)
+        assert sorted(stood) == [0, 16]
+        assert bool(stack.correction()) == bool(stood[0])
 
 
 @needs_library
@@ -437,13 +457,15 @@ def test_casts_round_as_numpy_does() -> None:
     np.testing.assert_array_equal(CPU.cast(half, np.dtype(np.float32)), half.astype(np.float32))
 
 
+@pytest.mark.parametrize("size", [100, 20000, 40000])
 @pytest.mark.parametrize("dtype", [np.float32, bfloat16])
-def test_the_rectifier_keeps_nan_and_its_gradient_drops_infinity(dtype: Any) -> None:
-    x = drawn(20000).astype(dtype)
+def test_the_rectifier_keeps_nan_and_its_gradient_drops_infinity(dtype: Any, size: int) -> None:
+    x = drawn(size).astype(dtype)
     x[:4] = np.nan, -np.nan, np.inf, -np.inf
     y = CPU.relu(x)
     assert np.isnan(y[:2].astype(np.float32)).all() and y[2] == np.inf and y[3] == 0
-    y, g = y[2:], np.full(19998, np.inf, dtype)
+    y, g = y[2:], np.full(size - 2, np.inf, dtype)
+    y[5] = -0.0
     dx = CPU.relu_grad(g, y)
     assert (dx[y > 0] == np.inf).all() and (dx[y == 0] == 0).all()
 

@@ -65,7 +65,7 @@ def test_value(name: str, number: int, device: str) -> None:
     expected = list(expected) if isinstance(expected, tuple) else [expected]
     assert len(results) == len(expected)
     for y, e in zip(results, expected):
-        assert str(y.device.type) == device
+        assert str(y.device).startswith(device)
         np.testing.assert_allclose(y.cpu().numpy(), e, rtol=1e-10, atol=1e-12)
         assert y.shape == np.shape(e)
         assert y.dtype.numpy == np.asarray(e).dtype
@@ -92,6 +92,71 @@ def test_gradients(name: str, number: int, device: str) -> None:
         pytest.skip("nothing to differentiate")
     assert gradcheck(f, inputs)
     assert gradgradcheck(f, inputs)
+
+
+def check_device(name: str, number: int, device: str) -> None:
+    """Values and gradients lie on a device, which need not be the current one, and are those of the CPU."""
+    test_value(name, number, device)
+    found = []
+    for where in ("cpu", device):
+        row, _, arrays, params = drawn(name, number, where)
+        variadic = isinstance(arrays[0], list)
+        xs = [tensors(a, where) for a in (arrays[0] if variadic else arrays)]
+        leaves = [t.requires_grad_() for t in xs if isinstance(t, core.Tensor) and t.dtype.is_floating_point]
+        ys = [y for y in called(row, [xs] if variadic else xs, params) if y.requires_grad]
+        if not ys:
+            return
+        sum((y.abs() * 0.5).sum() for y in ys).backward()
+        grads = [t.grad for t in leaves if t.grad is not None]
+        assert all(str(g.device).startswith(where) for g in grads)
+        found.append([g.cpu().numpy() for g in grads])
+    for g, e in zip(*found, strict=True):
+        np.testing.assert_allclose(g, e, rtol=1e-9, atol=1e-9)
+
+
+def check_bfloat16(name: str, number: int, device: str) -> None:
+    """Of bfloat16 inputs a device makes what the CPU makes: dtypes of results and gradients, and values within rounding."""
+    found = []
+    for where in ("cpu", device):
+        row, _, arrays, params = drawn(name, number, where)
+        variadic = isinstance(arrays[0], list)
+        xs = [tensors(a, where) for a in (arrays[0] if variadic else arrays)]
+        xs = [x.to(core.bfloat16) if isinstance(x, core.Tensor) and x.dtype == core.float64 else x for x in xs]
+        leaves = [x.requires_grad_() for x in xs if isinstance(x, core.Tensor) and x.dtype == core.bfloat16]
+        try:
+            ys = called(row, [xs] if variadic else xs, params)
+            smooth = [y for y in ys if y.requires_grad]
+            if smooth:
+                sum(y.float().abs().sum() for y in smooth).backward()
+        except (TypeError, RuntimeError, ValueError, AttributeError):
+            if where == "cpu":
+                pytest.skip("the CPU has no bfloat16 for this")
+            raise
+        found.append([*ys, *(x.grad for x in leaves)])
+    for e, y in zip(*found, strict=True):
+        if e is None or e.dtype != core.bfloat16:
+            continue
+        assert y.dtype == e.dtype
+        e, y = (t.detach().cpu().float().numpy() for t in (e, y))
+        np.testing.assert_allclose(y, e, rtol=0.05, atol=0.05 * max(1.0, np.abs(e[np.isfinite(e)]).max(initial=0)))
+
+
+LOW = set(
+    "leaky_relu elu normal_cdf gelu silu mish softplus logsigmoid hardtanh hardswish hardsigmoid softshrink hardshrink threshold "
+    "huber logit lerp where attention sigmoid tanh relu exp clamp".split()
+)
+
+
+def test_bfloat16_stays(device: str) -> None:
+    """What is made of bfloat16 is bfloat16."""
+    for name, number in IDS:
+        if name in LOW:
+            row, _, arrays, params = drawn(name, number, device)
+            variadic = isinstance(arrays[0], list)
+            xs = [tensors(a, device) for a in (arrays[0] if variadic else arrays)]
+            xs = [x.to(core.bfloat16) if isinstance(x, core.Tensor) and x.dtype == core.float64 else x for x in xs]
+            ys = called(row, [xs] if variadic else xs, params)
+            assert {y.dtype for y in ys} == {core.bfloat16}, (name, number)
 
 
 @every_case

@@ -302,6 +302,32 @@ def test_lr_may_be_a_tensor_and_a_group_may_have_its_own(name):
     assert p.tolist() == q.tolist() and isinstance(a.param_groups[0]["lr"], core.Tensor)
 
 
+def test_a_rule_derived_from_sgd_is_its_own():
+    class Sign(optim.SGD):
+        def update(self, be, x_, g, state, group):
+            x_ -= group["lr"] * np.sign(g)
+
+    p = core.nn.Parameter(core.tensor([1.0, 2.0]))
+    p.grad = core.tensor([3.0, -4.0])
+    Sign([p], lr=0.5).step()
+    assert p.tolist() == [0.5, 2.5]
+
+
+def test_sgd_steps_dtypes_and_layouts_together():
+    ps = [
+        core.nn.Parameter(core.ones(*shape, dtype=dtype))
+        for shape, dtype in (((2, 3), core.float32), ((4,), core.float64), ((), core.float32), ((3,), core.bfloat16))
+    ]
+    ps.append(core.nn.Parameter(core.ones(2, 3).t()))
+    ps.append(core.nn.Parameter(core.ones(1)))
+    for p in ps[:-1]:
+        p.grad = core.full_like(p, 2.0)
+    versions = [p._version for p in ps]
+    optim.SGD(ps, lr=0.25).step()
+    assert [set(p.reshape(-1).tolist()) for p in ps] == [{0.5}] * 5 + [{1.0}]
+    assert [p._version - v for p, v in zip(ps, versions)] == [1] * 5 + [0]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_without_a_gradient_nothing_happens(name):
     p, x, _ = start()

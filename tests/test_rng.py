@@ -7,6 +7,7 @@ import pytest
 
 import core
 import core.nn.functional as F
+from core import rng
 from core.errors import ArgumentError, DTypeError
 from core.philox import PhiloxGenerator
 from tests import devices
@@ -115,3 +116,13 @@ def test_dtypes(d: core.dtype) -> None:
     assert core.rand(20, dtype=d).dtype is core.randn(3, dtype=d).dtype is core.randn(20, dtype=d).dtype is d
     x = core.zeros(2, 2, dtype=d)
     assert core.rand_like(x).dtype is core.randn_like(x).dtype is d
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 1 / 3, 1 - 2**-53, 1.0, 1 / 2**21, ((1 << 32) + 8) / 2**53])
+def test_below_is_what_uniform_says(p: float) -> None:
+    class Tied(rng.Generator):
+        def words(self, n: int) -> np.ndarray:
+            return np.tile(np.array([(5 << 21) | 1, 7, 1, 8, 1, 9, 2, 0], np.uint64), n // 8)
+
+    for one, other in ((rng.Generator(), rng.Generator()), (Tied(), Tied())):
+        assert np.array_equal(one.below(400, p), other.uniform(400, np.dtype(np.float64)) < p)

@@ -7,6 +7,7 @@ fails.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import secrets
 import signal
@@ -540,6 +541,35 @@ def test_a_board_that_one_rank_cannot_have_is_had_by_none(key_file, monkeypatch)
     run_zmq(3, body, key_file)
 
 
+def test_homes_that_one_rank_cannot_have_are_had_by_none(key_file, monkeypatch):
+    fetch, times = same_host.segment.fetch, [1]
+
+    def refused(offer, bells):
+        if bells == 0 and threading.current_thread().name == "rank 1" and times.pop():
+            raise OSError("no more descriptors")
+        return fetch(offer, bells)
+
+    def body(g):
+        assert g.homes(100) is None
+        times.append(0)
+        g.barrier()
+        assert [home.tolist() for home in g.homes(3)] == [[0, 0, 0]] * 3
+
+    monkeypatch.setattr(same_host.segment, "fetch", refused)
+    run_zmq(3, body, key_file)
+
+
+def test_a_rank_that_does_not_come_for_homes_is_named(key_file):
+    def body(g):
+        g.barrier()
+        if g.rank != 1:
+            g.timeout_s = 0.5
+            with pytest.raises(PeerLostError, match=r"homes #2 \(uint8\[100\]\): rank 1 has left"):
+                g.homes(100)
+
+    run_zmq(3, body, key_file)
+
+
 def test_messages_find_no_free_block_and_are_sent_all_the_same(key_file):
     count = 2 * base.PIECE_BYTES * same_host.BLOCKS // 8
 
@@ -599,6 +629,7 @@ def test_nothing_is_left_behind(key_file):
         g.all_reduce(np.ones(zeromq.ZERO_COPY_BYTES))
 
     def left():
+        gc.collect()  # what tests before left to it
         return len(os.listdir("/proc/self/fd")), {thread.name for thread in threading.enumerate()}
 
     run_zmq(2, body, key_file)  # pyzmq keeps one thread for all zero-copy sends of a process

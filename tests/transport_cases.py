@@ -51,6 +51,14 @@ class Group:
         self.transport.all_reduce(x, op, *self.call("all_reduce", x.dtype, x.size, op))
         return x
 
+    def homes(self, nbytes):
+        return self.transport.homes(nbytes, *self.call("homes", "uint8", nbytes))
+
+    def all_reduce_homes(self, homes, op="sum"):
+        x = homes[self.rank]
+        self.transport.all_reduce_homes(homes, op, *self.call("all_reduce", x.dtype, x.size, f"{op}, at home"))
+        return x
+
     def reduce(self, x, root, op="sum"):
         self.transport.reduce(x, op, root, *self.call("reduce", x.dtype, x.size, f"{op}, root={root}"))
 
@@ -155,6 +163,25 @@ def all_reduce_gives_the_same_bits(g: Group) -> None:
             x[g.rank % 2 :: 2] = -0.0
             x[g.rank % 5 :: 5] = np.nan
             same_bits_everywhere(g, g.all_reduce(x, op))
+
+
+def homes_are_reduced_as_other_arrays_are(g: Group) -> None:
+    """Where ranks see each other's memory, in it, with the same bits; elsewhere there are no homes."""
+    count = 50_001
+    areas = g.homes(8 * count)
+    assert (areas is None) == (not getattr(g.transport, "_on_board", False))
+    for dtype, op in (("float32", "avg"), ("float64", "sum"), ("bfloat16", "avg"), ("int64", "max")):
+        kind = DTYPES[dtype]
+        x = np.random.default_rng(g.rank).integers(-99, 99, count).astype(np.float64) / 7
+        rooms = areas or [np.zeros(8 * count, np.uint8) for _ in range(g.size)]
+        homes = [room.view(kind)[1 : count - 1] for room in rooms]  # a part, as good as the whole
+        homes[g.rank][:] = x[1:-1].astype(kind)
+        expected = g.all_reduce(homes[g.rank].copy(), op)
+        same(g.all_reduce_homes(homes, op), expected)
+        if areas:
+            g.barrier()
+            assert all((home.view(np.uint8) == expected.view(np.uint8)).all() for home in homes)
+            g.barrier()
 
 
 def reduce_writes_on_the_root_only(g: Group) -> None:
@@ -302,6 +329,7 @@ HEALTHY = [
     all_reduce_takes_every_count,
     all_reduce_takes_large_arrays,
     all_reduce_gives_the_same_bits,
+    homes_are_reduced_as_other_arrays_are,
     reduce_writes_on_the_root_only,
     broadcast_copies_the_root,
     all_gather_stacks_by_rank,
@@ -373,6 +401,12 @@ def different_roots_that_all_send(g: Group, odd: bool) -> None:
     g.broadcast(np.zeros(10), g.size - 1 if odd else 0)
 
 
+@mismatch("float32[40000], sum", "at home")
+def different_places(g: Group, odd: bool) -> None:
+    homes = [np.zeros(40000, np.float32) for _ in range(g.size)]
+    g.all_reduce_homes(homes) if odd else g.all_reduce(homes[g.rank])
+
+
 @mismatch("root=0", "root=1")
 def different_roots_that_all_wait(g: Group, odd: bool) -> None:
     """Nobody sends anything: each takes another for the root."""
@@ -419,6 +453,7 @@ BROKEN = [
     different_algorithms,
     different_dtypes,
     different_ops,
+    different_places,
     different_roots_that_all_send,
     different_roots_that_all_wait,
     a_silent_rank_is_named,

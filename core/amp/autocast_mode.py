@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from core import dtypes
+from core import backend, dtypes
 from core._tensor import Tensor
 from core.engine import mode
 from core.errors import ArgumentError
 from core.ops.pointwise import cast
 
-LOWER = {"matmul", "linear", "conv", "conv_input_grad", "attention"}
+LOWER = {"matmul", "linear", "linear_relu", "linear_gelu", "conv", "conv_input_grad", "attention"}
 LOWER_ON_CPU = {"lstm_layer"}  # in bfloat16
 FLOAT32 = {
     "cpu": {"nll_loss", "prod", "ctc_loss", "kl_div", "binary_cross_entropy"},
@@ -28,6 +29,9 @@ FLOAT32 = {
     },
 }  # fmt: skip
 WIDEST = {"cat", "stack", "atan2", "dot"}
+
+
+_FLOAT32 = np.dtype(np.float32)
 
 
 class autocast:
@@ -44,15 +48,15 @@ class autocast:
             )
             enabled = False
         self.enabled = enabled
-        self._low, self._float32 = self.fast_dtype.numpy, FLOAT32[device_type]
-        self._lower = LOWER | LOWER_ON_CPU if (device_type, self.fast_dtype) == ("cpu", dtypes.bfloat16) else LOWER
-        self._kinds = (np.dtype(np.float32), self._low)
+        self._low = self.fast_dtype.numpy
+        self._rules = _rules(device_type, self._low)
         self._weights: dict[int, tuple[Tensor, Tensor]] = {}
         self._previous: list[Any] = []
 
     def __enter__(self) -> autocast:
-        self._previous.append(mode.autocast)
-        mode.autocast = self if self.enabled else None
+        state = mode.state
+        self._previous.append(state.autocast)
+        state.autocast = self if self.enabled else None
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -70,22 +74,27 @@ class autocast:
 
     def cast(self, name: str, args: Any) -> Any:
         """The inputs of an op in the dtype that it should compute in."""
-        if name in self._lower:
-            return [self._lowered(a) if self._applies(a) else a for a in args]
-        if name in self._float32:
-            return [cast(a, dtype=dtypes.float32) if self._applies(a) and _dtype(a) == self._low else a for a in args]
-        if name in WIDEST:
-            kinds = {_dtype(a) for a in args if self._applies(a)}
-            if np.dtype(np.float32) in kinds and len(kinds) > 1:
-                return [cast(a, dtype=dtypes.float32) if self._applies(a) else a for a in args]
-        return args
+        rule = self._rules.get(name)
+        return args if rule is None else rule(self, args)
 
-    def _applies(self, a: Any) -> bool:
-        return isinstance(a, Tensor) and _dtype(a) in self._kinds and a.is_cuda == (self.device == "cuda")
+    def _lowered(self, args: Any) -> list[Any]:
+        return [self._low_one(a) if self._has(a, _FLOAT32) else a for a in args]
 
-    def _lowered(self, a: Tensor) -> Tensor:
-        if _dtype(a) == self._low:
-            return a
+    def _raised(self, args: Any) -> list[Any]:
+        return [cast(a, dtype=dtypes.float32) if self._has(a, self._low) else a for a in args]
+
+    def _widest(self, args: Any) -> Any:
+        """float32 for all where there is some, among those of the fast dtype."""
+        return self._raised(args) if any(self._has(a, _FLOAT32) for a in args) else args
+
+    def _has(self, a: Any, dtype: np.dtype) -> bool:
+        """Whether a is a tensor of this dtype on the device."""
+        if not isinstance(a, Tensor):
+            return False
+        array = a._any_order()
+        return array.dtype == dtype and backend.of(array).device_type == self.device
+
+    def _low_one(self, a: Tensor) -> Tensor:
         if not (a._requires_grad and a._edge is None):
             return cast(a, dtype=self.fast_dtype)
         found = self._weights.get(id(a))
@@ -94,8 +103,15 @@ class autocast:
         return found[1]
 
 
-def _dtype(a: Tensor) -> np.dtype:
-    return a._any_order().dtype
+@functools.cache
+def _rules(device_type: str, low: np.dtype) -> dict[str, Callable[[autocast, Any], Any]]:
+    """By the name of an op, what is done to its inputs."""
+    lower = LOWER | LOWER_ON_CPU if device_type == "cpu" and low == dtypes.bfloat16.numpy else LOWER
+    return (
+        dict.fromkeys(WIDEST, autocast._widest)
+        | dict.fromkeys(FLOAT32[device_type], autocast._raised)
+        | dict.fromkeys(lower, autocast._lowered)
+    )
 
 
 def is_autocast_available(device_type: str) -> bool:

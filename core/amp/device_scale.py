@@ -20,18 +20,30 @@ class DeviceScale:
 
     def unscale_(self, gradients: list[Any]) -> Tensor:
         """Divide gradients by the scale, in place; 1 (float32, 0-d) if any is then not finite, else 0."""
-        be, xp = self.be, self.be.xp
-        inverse, found = 1 / self.scale._a, xp.zeros((), np.float32)
-        together: dict[int, list[Any]] = {}
+        be, by_device = self.be, {self._index: list[Any]()}
         for g in gradients:
-            if be.serves_updates((g,)):
-                together.setdefault(g.dtype.num, []).append(g)
-            else:
-                g *= inverse.astype(g.dtype)
-                found += (~xp.isfinite(g)).any()
-        for some in together.values():
-            be.unscale_(some, inverse, found)
+            by_device.setdefault(be.index_of(g), []).append(g)
+        found = self._unscaled(by_device.pop(self._index), self.scale._a, self._index)
+        for index, some in by_device.items():
+            other = self._unscaled(some, be.copied(self.scale._a, index), index)
+            found = be.add(found, be.copied(other, self._index))
         return wrap(found)
+
+    def _unscaled(self, gradients: list[Any], scale: Any, index: int) -> Any:
+        """Of gradients on one device; 0-d in float32."""
+        be, xp = self.be, self.be.xp
+        with xp.cuda.Device(index):
+            inverse, found = 1 / scale, xp.zeros((), np.float32)
+            together: dict[int, list[Any]] = {}
+            for g in gradients:
+                if be.serves_updates((g,)):
+                    together.setdefault(g.dtype.num, []).append(g)
+                else:
+                    g *= inverse.astype(g.dtype)
+                    found += (~xp.isfinite(g)).any()
+            for some in together.values():
+                be.unscale_(some, inverse, found)
+        return found
 
     def update(self, found: list[Tensor], growth: float, backoff: float, interval: int) -> None:
         """Lower the scale if anything was found, raise it after `interval` good steps; it never becomes infinite."""

@@ -118,7 +118,7 @@ def _roots(tensors: Sequence[Any], weights: Any, create_graph: bool, where: str)
     if len(weights) != len(tensors):
         raise ArgumentError(f"{where}: expected one gradient for each of {len(tensors)} outputs, got {len(weights)}")
     roots = []
-    for t, w in zip(tensors, weights):
+    for t, w in zip(engine.each(tensors), weights):
         if not isinstance(t, Tensor) or not t._requires_grad:
             raise GraphError(f"{where}: element 0 of tensors does not require grad and does not have a grad_fn")
         if w is None:
@@ -127,8 +127,10 @@ def _roots(tensors: Sequence[Any], weights: Any, create_graph: bool, where: str)
                     f"{where}: grad can be implicitly created only for scalar outputs: expected 1 element, got shape "
                     f"{tuple(t.shape)}; reduce it, or pass the gradient"
                 )
-            w = wrap(backend.of(t._a).xp.ones(t._a.shape, t._a.dtype))
-        elif not isinstance(w, Tensor):
+            w = backend.of(t._a).xp.ones(t._a.shape, t._a.dtype)
+            roots.append((t._graph_edge(), wrap(w) if create_graph else w))
+            continue
+        if not isinstance(w, Tensor):
             raise ArgumentError(f"{where}: expected gradients that are Tensors or None, got {type(w).__name__}")
         elif w._a.shape != t._a.shape:
             raise ShapeError(

@@ -10,13 +10,14 @@ Shape letters: N batch, C channels in, K channels out, G groups; spatial sizes a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from core.backend.chains import ChainKernels
 from core.backend.kernels_nn import NNKernels
 from core.backend.recurrence import RecurrentKernels
 from core.errors import DeviceError
@@ -24,10 +25,11 @@ from core.errors import DeviceError
 Ints = tuple[int, ...]
 
 
-class Backend(NNKernels, RecurrentKernels):
+class Backend(NNKernels, RecurrentKernels, ChainKernels):
     device_type: str
     array_type: type
     xp: Any  # the module that speaks NumPy
+    slow_dtype: Any = None  # a floating dtype that element-wise work is better converted from than done in
     raw: Any = None  # the ops as functions of this backend's arrays; `core.ops.op` puts them here
     # What computes whole ops here: by an op's name its forward pass, by (name, input) a gradient rule. Each has the signature of what
     # it stands in for, and returns None where it declines.
@@ -39,9 +41,17 @@ class Backend(NNKernels, RecurrentKernels):
         """Which device of this type holds the array; None where there is only one."""
         return None
 
+    def current(self) -> int | None:
+        """The device that new arrays go to; None where there is only one."""
+        return None
+
     def count(self) -> int:
         """How many devices of this type there are."""
         return 1
+
+    def made(self, make: Callable[[Any], Any], index: int | None = None) -> Any:
+        """The array that make(xp) makes, on the device of this number."""
+        return self.from_numpy(make(self.xp), index)
 
     def from_numpy(self, array: np.ndarray, index: int | None = None, non_blocking: bool = False) -> Any:
         """The array here, on the device of this number. `non_blocking`: a copy may go on after the return."""
@@ -66,6 +76,8 @@ class Backend(NNKernels, RecurrentKernels):
 
     def cast(self, x: Any, dtype: Any) -> Any:
         """x in another dtype, a copy in the same order in memory."""
+        if dtype.kind == "f" and x.itemsize < dtype.itemsize:  # holds it all: there is nothing to warn of
+            return x.astype(dtype)
         with np.errstate(invalid="ignore", over="ignore"):
             return x.astype(dtype)
 
@@ -76,16 +88,20 @@ class Backend(NNKernels, RecurrentKernels):
         except ValueError:
             return None
 
+    def hold(self, array: Any, stream: Any) -> None:
+        """Another stream uses the array's memory; see `Tensor.record_stream`."""
+
     def synchronize(self) -> None:
         """Wait until everything asked for has been computed."""
 
     # -- products ------------------------------------------------------------------------------------------------------
 
-    def matmul(self, x: Any, y: Any) -> Any:
-        if x.dtype.itemsize == 2:  # float16 and bfloat16: NumPy has no product of them worth the name
+    def matmul(self, x: Any, y: Any, out: Any = None) -> Any:
+        """x @ y. `out` is room for it, of its shape and dtype, which need not be used."""
+        if x.dtype.itemsize == 2 and x.dtype.kind not in "iu":  # NumPy has no product of halves worth the name
             f32 = np.float32
             return self.xp.matmul(x.astype(f32), y.astype(f32)).astype(x.dtype)
-        return self.xp.matmul(x, y)
+        return self.xp.matmul(x, y, out)
 
     def linear(self, x: Any, w: Any, b: Any | None) -> Any:
         """(*, I), (O, I), (O) -> (*, O)"""
@@ -122,6 +138,10 @@ class Backend(NNKernels, RecurrentKernels):
         """x + y of one dtype, into `out` if given; shapes broadcast."""
         return self.xp.add(x, y, out=out)
 
+    def rejoined(self, pieces: Sequence[Any], dim: int) -> Any:
+        """The array whose pieces these are, if they lie in memory as its pieces along `dim` do; else None."""
+        return None
+
     # -- updates -------------------------------------------------------------------------------------------------------
 
     def axpby_(self, a: float, x: Any, b: float, y_: Any) -> None:
@@ -129,6 +149,27 @@ class Backend(NNKernels, RecurrentKernels):
         if b != 1:
             y_ *= b
         y_ += x * a
+
+    def axpy_each_(self, a: float, xs: Sequence[Any], ys_: Sequence[Any]) -> None:
+        """y ← a·x + y for each pair of arrays"""
+        for x, y_ in zip(xs, ys_):
+            self.axpby_(a, x, 1, y_)
+
+    def adam_step_(
+        self, x_: Any, g: Any, m_: Any, v_: Any, top_: Any, size: float, betas: tuple[float, float], eps: float, keep: float
+    ) -> None:  # fmt: skip
+        """m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², x ← keep·x − size·m/(√v + eps). With top, the greatest v so far, that is under the
+        root instead."""
+        xp, (beta1, beta2) = self.xp, betas
+        self.axpby_(1 - beta1, g, beta1, m_)
+        t = xp.multiply(g, g, out=xp.empty_like(v_))
+        self.axpby_(1 - beta2, t, beta2, v_)
+        if top_ is not None:
+            v_ = xp.maximum(top_, v_, out=top_)
+        xp.sqrt(v_, out=t)
+        t += eps
+        xp.divide(m_, t, out=t)
+        self.axpby_(-size, t, keep, x_)
 
     # -- scatter -------------------------------------------------------------------------------------------------------
 
@@ -214,7 +255,9 @@ class Backend(NNKernels, RecurrentKernels):
                 xp.copyto(won, won.dtype.type(number), where=better)
         return y, won
 
-    def max_pool_grad(self, g: Any, won: Any, x_shape: Ints, k: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Any:
+    def max_pool_grad(
+        self, g: Any, won: Any, x_shape: Ints, k: Ints, stride: Ints, padding: Ints, dilation: Ints
+    ) -> Any:
         """(N, C, *out) -> (N, C, *in): each output's gradient goes to the input that won."""
         dx, inner = self._padded_zeros(x_shape, k, g, stride, padding, dilation)
         for number, (_, window) in enumerate(_windows(k, g.shape[2:], stride, dilation)):
@@ -285,7 +328,6 @@ class Backend(NNKernels, RecurrentKernels):
 
     def log_softmax_grad(self, g: Any, y: Any, dim: int) -> Any:
         return g - self.xp.exp(y) * g.sum(axis=dim, keepdims=True)
-
 
     # Cross-entropy of logits (N, C) for classes (N), C weights or None. Sums are float32 for two-byte dtypes. What is ignored, or no class,
     # has no gradient; what is no class has the loss NaN.

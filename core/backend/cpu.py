@@ -10,7 +10,9 @@ must first have lost.
 from __future__ import annotations
 
 import functools
+import math
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,24 +20,32 @@ from ml_dtypes import bfloat16
 
 from core.backend import memory, threads
 from core.backend.base import Backend, Ints, conv_out_shape
-from core.backend.onednn import attention, images, kernels, library, steps
+from core.backend.onednn import attention, images, kernels, library, passes, steps
 from core.errors import RangeError
 
 _MATMUL_MACS = 1 << 20  # multiplications and additions of one product; NumPy's own BLAS is as good on what is smaller
 _STACKED_MACS = 1 << 19  # the same for each product of a stack of matrices
 _STEP_MACS = 1 << 17  # the same for a product that runs many times with one weight,
 _MANY = 4  # that is so many
+# rows that lie a multiple of so many bytes apart drive each other out of the cache, unless there is a gap of so many
+_PERIOD, _GAP = 1 << 10, 64
 _SOFTMAX_SIZE = 1 << 11  # elements, as below
 _SOFTMAX_GRAD_SIZE = 1 << 12
+_EXP_SIZE = 1 << 14
 _NORM_SIZE = 1 << 13
 _CHANNELS_SIZE = 1 << 11
 _ADD_SIZE = 1 << 13
 _RELU_SIZE, _CAST_SIZE = 1 << 14, 1 << 13
-_AXPBY_SIZE = 1 << 12
+_MASK_SIZE, _CLIP_SIZE = (
+    1 << 10,
+    1 << 15,
+)  # elements, below which and from which the gradient of a rectifier is best found otherwise
+_AXPBY_SIZE, _ADAM_SIZE = 1 << 12, 1 << 15
 _CHANNEL_LENGTH = 16  # elements of a channel of a sample, from which BLAS sums them faster than NumPy
 
 _BFLOAT16 = np.dtype(bfloat16)
 _BITS = {np.dtype(np.float32): np.int32, _BFLOAT16: np.int16}
+_ZEROS = {d: np.zeros((), d) for d in _BITS}  # as arrays: a ufunc takes twice as long to begin with a Python number
 
 
 class CPUBackend(Backend):
@@ -43,6 +53,7 @@ class CPUBackend(Backend):
 
     device_type = "cpu"
     array_type = np.ndarray
+    slow_dtype = _BFLOAT16
     xp = np
 
     def __init__(self) -> None:
@@ -50,20 +61,28 @@ class CPUBackend(Backend):
 
     # -- products: float32 from a size on, bfloat16 always, since NumPy has no BLAS for it -------------------------------
 
-    def matmul(self, x: Any, y: Any) -> Any:
+    def matmul(self, x: Any, y: Any, out: Any = None) -> Any:
+        if x.ndim == 2 and y.ndim == 2 and x.itemsize > 2 and x.size * y.shape[1] < _MATMUL_MACS:
+            # the call of BLAS that np.matmul makes, begun in two thirds of its time
+            return x.dot(y) if out is None else super().matmul(x, y, out)
         if x.ndim > 1 and y.ndim > 1 and (_is_large(x, y) or x.dtype == _BFLOAT16):
-            z = kernels.matmul(x, y)
+            z = kernels.matmul(x, y, out=out)
             if z is not None:
                 return z
             with threads.blas_threads():
-                return super().matmul(x, y)
-        return super().matmul(x, y)
+                return super().matmul(x, y, out)
+        return super().matmul(x, y, out)
 
     def linear(self, x: Any, w: Any, b: Any | None) -> Any:
         if x.ndim > 1 and (x.size * w.shape[0] >= _MATMUL_MACS or x.dtype == _BFLOAT16):
             y = kernels.matmul(x, w.T, b)
             if y is not None:
                 return y
+        elif x.ndim == 2 and x.itemsize > 2:
+            y = x.dot(w.T)  # as in `matmul`
+            if b is not None:
+                y += b
+            return y
         return super().linear(x, w, b)
 
     def sum_channels(self, x: Any) -> Any:
@@ -74,24 +93,33 @@ class CPUBackend(Backend):
         return super().sum_channels(x)
 
     def sum_rows(self, x: Any) -> Any:
+        if x.dtype == np.float32 and _are_apart(x) and x.size:
+            return _ones(len(x)) @ x  # `dot` would make a copy
+        if x.dtype == np.float32 and x.flags.c_contiguous and x.size:
+            rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+            return _ones(len(rows)).dot(rows)
         if x.dtype == _BFLOAT16:
             return self.sum_rows(self._widened(x)).astype(x.dtype)
-        if x.dtype == np.float32 and x.flags.c_contiguous and x.size:
-            rows = x.reshape(-1, x.shape[-1])
-            return np.ones(len(rows), x.dtype) @ rows
         return super().sum_rows(x)
 
-    def adder(self, w: Any, rows: int, times: int) -> Any:
+    def adder(self, w: Any, x: Any, z: Any, times: int) -> Any:
         """As in the plain kernel; what w holds is read now."""
-        plain = super().adder(w, rows, times)
-        add = steps.adder(w, rows) if times >= _MANY and rows * w.size >= _STEP_MACS else None
+        plain, rows = super().adder(w, x, z, times), len(x)
+        add = None
+        if times >= _MANY and rows * w.size >= _STEP_MACS and x.strides[1] == x.itemsize and z.strides[1] == z.itemsize:
+            add = steps.adder(w, rows, (x.strides[0] // x.itemsize, z.strides[0] // z.itemsize))
         if add is None:
             return plain
+        as_x, as_z = x.strides, z.strides
 
         def either(x: Any, z_: Any) -> None:
-            (add if len(x) == rows and x.flags.c_contiguous and z_.flags.c_contiguous else plain)(x, z_)
+            (add if len(x) == rows and x.strides == as_x and z_.strides == as_z else plain)(x, z_)
 
         return either
+
+    def apart(self, n: int, m: int, dtype: Any) -> Any:
+        gap = 0 if m * np.dtype(dtype).itemsize % _PERIOD else _GAP // np.dtype(dtype).itemsize
+        return np.empty((n, m + gap), dtype)[:, :m]
 
     # -- order in memory, dtypes -----------------------------------------------------------------------------------------
 
@@ -107,25 +135,66 @@ class CPUBackend(Backend):
 
     def relu(self, x: Any, out: Any = None) -> Any:
         y = images.relu(x, out) if x.size >= _RELU_SIZE else None
-        return super().relu(x, out) if y is None else y
+        return np.maximum(x, _ZEROS.get(x.dtype, 0), out=out) if y is None else y
 
     def relu_grad(self, g: Any, y: Any) -> Any:
         bits = _BITS.get(y.dtype)
         if bits is None or g.dtype != y.dtype or not (_whole(g) and _whole(y)):
             return super().relu_grad(g, y)
-        return (g.view(bits) * (y.view(bits) > 0)).view(y.dtype)  # as integers: 0·∞ is 0, and NumPy's bfloat16 is slow
+        if y.size < _MASK_SIZE and y.itemsize == 4:
+            dx, zero = np.array(g, order="K"), _ZEROS[y.dtype]
+            np.putmask(dx, y <= zero, zero)
+            return dx
+        # as integers: 0·∞ is 0, and NumPy's bfloat16 is slow
+        if y.size < _CLIP_SIZE:
+            return (g.view(bits) * (y.view(bits) > 0)).view(y.dtype)
+        dx = np.clip(y.view(bits), 0, 1)
+        dx *= g.view(bits)
+        return dx.view(y.dtype)
 
     # -- sums ------------------------------------------------------------------------------------------------------------
 
     def add(self, x: Any, y: Any, out: Any = None) -> Any:
-        z = images.add(x, y, out) if x.size >= _ADD_SIZE and type(y) is np.ndarray else None
-        return super().add(x, y, out) if z is None else z
+        if x.size < _ADD_SIZE:
+            return super().add(x, y, out)
+        if type(y) is np.ndarray:
+            z = images.add(x, y, out)
+            return super().add(x, y, out) if z is None else z
+        if x.dtype is _BFLOAT16 and out is None:
+            return self.cast(self._widened(x) + y, x.dtype)
+        return super().add(x, y, out)
+
+    def rejoined(self, pieces: Any, dim: int) -> Any:
+        first, length = pieces[0], 0
+        start = at = first.__array_interface__["data"][0]
+        for x in pieces:
+            if x.base is None or x.base is not first.base or x.strides != first.strides or x.dtype != first.dtype:
+                return None
+            if x.__array_interface__["data"][0] != at:
+                return None
+            at += x.shape[dim] * x.strides[dim]
+            length += x.shape[dim]
+        shape = (*first.shape[:dim], length, *first.shape[dim + 1 :])
+        whole = first.base
+        if whole.size != math.prod(shape) or not whole.flags.c_contiguous or whole.dtype != first.dtype:
+            return None
+        return np.ndarray(shape, first.dtype, whole, start - whole.__array_interface__["data"][0], first.strides)
 
     # -- updates: one pass of BLAS instead of two and a temporary --------------------------------------------------------
 
     def axpby_(self, a: float, x: Any, b: float, y_: Any) -> None:
         if x.size < _AXPBY_SIZE or not threads.axpby(a, x, b, y_):
             super().axpby_(a, x, b, y_)
+
+    def axpy_each_(self, a: float, xs: Sequence[Any], ys_: Sequence[Any]) -> None:
+        for x, y_ in threads.axpy_each(a, xs, ys_):
+            self.axpby_(a, x, 1, y_)
+
+    def adam_step_(
+        self, x_: Any, g: Any, m_: Any, v_: Any, top_: Any, size: float, betas: tuple[float, float], eps: float, keep: float
+    ) -> None:  # fmt: skip
+        if x_.size < _ADAM_SIZE or top_ is not None or not passes.adam(x_, g, m_, v_, size, betas, eps, keep):
+            super().adam_step_(x_, g, m_, v_, top_, size, betas, eps, keep)
 
     # -- scatter: sorted, so that each row is written once ---------------------------------------------------------------
 
@@ -186,24 +255,33 @@ class CPUBackend(Backend):
     fuses_cross_entropy = True
 
     def cross_entropy(self, x: Any, target: Any, w: Any, ignored: int) -> tuple[Any, Any]:
-        seen = target != ignored
-        wrong = seen & ((target < 0) | (target >= x.shape[1]))
-        if wrong.any():
-            raise RangeError(
-                f"cross_entropy: Target {int(target[wrong][0])} is out of bounds: expected classes 0 to {x.shape[1] - 1}"
-            )
-        if x.dtype.itemsize == 2 or not x.size:
+        if not x.size:
             return super().cross_entropy(x, target, w, ignored)
-        safe = target if seen.all() else np.where(seen, target, 0)
-        p = x - x.max(axis=1, keepdims=True)
-        loss = -p[np.arange(len(p)), safe]
-        np.exp(p, out=p)
-        total = p @ np.ones(p.shape[1], p.dtype)
+        safe, seen = target, None
+        if not _are_classes(target, x.shape[1], ignored):
+            seen = target != ignored
+            wrong = seen & ((target < 0) | (target >= x.shape[1]))
+            if wrong.any():
+                raise RangeError(
+                    f"cross_entropy: Target {int(target[wrong][0])} is out of bounds: expected classes 0 to {x.shape[1] - 1}"
+                )
+            safe = np.where(seen, target, 0)
+        x = x.astype(np.float32) if x.itemsize == 2 else x
+        top = x.max(axis=1, keepdims=True)
+        p = passes.exp_less(x, top) if x.size >= _EXP_SIZE else None
+        if p is None:
+            p = np.subtract(x, top, order="C")
+            picked = p.take(_places(p, safe))
+            np.exp(p, out=p)
+        else:
+            picked = x.take(_places(x, safe)) - top[:, 0]
+        total = p.dot(_ones(p.shape[1]) if p.dtype == np.float32 else np.ones(p.shape[1], p.dtype))
         p /= total[:, None]
-        loss += np.log(total, out=total)
+        loss = np.log(total, out=total)
+        loss -= picked
         if w is not None:
             loss *= w[safe]
-        if safe is not target:
+        if seen is not None:
             loss[~seen] = 0
         return loss, p
 
@@ -211,23 +289,26 @@ class CPUBackend(Backend):
         if w is not None:
             return super().cross_entropy_total(loss, x, target, w, ignored, mean)
         total = loss.dtype.type(np.count_nonzero(target != ignored))
-        return loss.sum() if not mean else loss.sum() / total if total else loss.dtype.type(np.nan), total
+        loss = np.add.reduce(loss)
+        return loss if not mean else loss / total if total else loss.dtype.type(np.nan), total
 
     def cross_entropy_grad(self, g: Any, x: Any, target: Any, w: Any, lse: Any, total: Any, ignored: int) -> Any:
         if lse.ndim == 1:
             return super().cross_entropy_grad(g, x, target, w, lse, total, ignored)
-        seen = target != ignored
-        safe = target if seen.all() else np.where(seen, target, 0)
-        scale = np.asarray(g if total is None else g / total)
+        p, safe, seen = lse, target, None
+        if w is not None or total is None or not len(target) == total < 1 << 24:  # else all have been counted
+            seen = target != ignored
+            safe = np.where(seen, target, 0)
+        scale = np.asarray(g if total is None else g / total, dtype=p.dtype)
         if w is not None:
             scale = scale * w[safe]
-        dx = lse * (scale[:, None] if scale.ndim else scale)
-        dx[np.arange(len(dx)), safe] -= scale
-        if safe is not target:
+        dx = p * (scale[:, None] if scale.ndim else scale)
+        dx.reshape(-1)[_places(p, safe)] -= scale
+        if seen is not None:
             dx[~seen] = 0
-        return dx
+        return dx if dx.dtype == x.dtype else self.cast(dx, x.dtype)
 
-    # -- softmax: along the last dimension. Its logarithm stays with NumPy, which is as fast and rounds better -----------
+    # -- softmax: along the last dimension. oneDNN's logarithm rounds badly, so that NumPy takes it --------------------------
 
     def softmax(self, x: Any, dim: int) -> Any:
         y = kernels.softmax(x) if dim == x.ndim - 1 and x.size >= _SOFTMAX_SIZE else None
@@ -236,6 +317,29 @@ class CPUBackend(Backend):
     def softmax_grad(self, g: Any, y: Any, dim: int) -> Any:
         dx = kernels.softmax_grad(g, y) if dim == y.ndim - 1 and y.size >= _SOFTMAX_GRAD_SIZE else None
         return super().softmax_grad(g, y, dim) if dx is None else dx
+
+    def log_softmax(self, x: Any, dim: int) -> Any:
+        if x.dtype == _BFLOAT16:
+            return self.cast(self.log_softmax(self._widened(x), dim), x.dtype)
+        if dim != x.ndim - 1 or x.size < _EXP_SIZE:
+            return super().log_softmax(x, dim)
+        rows = x.reshape(-1, x.shape[-1])
+        top = rows.max(axis=1, keepdims=True)
+        y = passes.exp_less(rows, top)
+        if y is None:
+            return super().log_softmax(x, dim)
+        total = y.dot(_ones(rows.shape[1]))
+        if not np.isfinite(total).all():  # NaN and ∞ NumPy carries through the row
+            return super().log_softmax(x, dim)
+        np.subtract(rows, top, out=y)
+        y -= np.log(total, out=total)[:, None]
+        return y.reshape(x.shape)
+
+    def log_softmax_grad(self, g: Any, y: Any, dim: int) -> Any:
+        if y.dtype == _BFLOAT16:
+            return self.cast(self.log_softmax_grad(self._widened(g), self._widened(y), dim), y.dtype)
+        dx = kernels.softmax_grad(g, y, log=True) if dim == y.ndim - 1 and y.size >= _SOFTMAX_GRAD_SIZE else None
+        return super().log_softmax_grad(g, y, dim) if dx is None else dx
 
     # -- attention -------------------------------------------------------------------------------------------------------
 
@@ -374,17 +478,29 @@ class CPUBackend(Backend):
 class _Bfloat16Products(CPUBackend):
     """On float32 arrays: what is multiplied is rounded to bfloat16 first, all else stays."""
 
-    def matmul(self, x: Any, y: Any) -> Any:
-        return self._widened(super().matmul(self.cast(x, _BFLOAT16), self.cast(y, _BFLOAT16)))
+    def matmul(self, x: Any, y: Any, out: Any = None) -> Any:
+        x, y = self.operand(x), self.operand(y)
+        wide = np.empty((*x.shape[:-1], y.shape[-1]), np.float32) if out is None else out
+        z = kernels.matmul(x, y, out=wide)
+        return self._widened(super().matmul(x, y)) if z is None else z
 
     def linear(self, x: Any, w: Any, b: Any | None) -> Any:
-        y = self.matmul(x, w.T)
-        if b is not None:
-            y += b
+        y = np.empty((len(x), len(w)), np.float32)
+        if kernels.matmul(self.operand(x), self.operand(w.T), b, y) is None:
+            y = self.matmul(x, w.T) if b is None else self.matmul(x, w.T) + b
         return y
 
-    def adder(self, w: Any, rows: int, times: int) -> Any:
-        add = super().adder(self.cast(w, _BFLOAT16), rows, times)
+    def operand(self, x: Any) -> Any:
+        if x.dtype == _BFLOAT16:
+            return x
+        if _are_apart(x):
+            y = self.apart(x.shape[0], x.shape[1], _BFLOAT16)
+            if images.reorder(x, y):
+                return y
+        return self.cast(x, _BFLOAT16)
+
+    def adder(self, w: Any, x: Any, z: Any, times: int) -> Any:
+        add = super().adder(self.cast(w, _BFLOAT16), self.cast(x, _BFLOAT16), z, times)
         return lambda x, z_: add(self.cast(x, _BFLOAT16), z_)
 
 
@@ -397,6 +513,11 @@ def _is_large(x: Any, y: Any) -> bool:
     if y.ndim == 2:
         return x.size * y.shape[1] >= _MATMUL_MACS
     return x.shape[-2] * x.shape[-1] * y.shape[-1] >= _STACKED_MACS
+
+
+def _are_apart(x: Any) -> bool:
+    """Whether x is a matrix whose rows lie in order, but with gaps between them."""
+    return x.ndim == 2 and x.strides[1] == x.itemsize and x.strides[0] > x.shape[1] * x.itemsize
 
 
 def _are_rows(x: Any, axes: Ints) -> bool:
@@ -436,10 +557,35 @@ def _are_channels(x: Any, axes: Ints) -> bool:
     )
 
 
+_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+def _are_classes(target: np.ndarray, classes: int, ignored: int) -> bool:
+    """Whether each target is a class, 0 to `classes` − 1, and none is ignored. It may say no although it is so."""
+    if 0 <= ignored < classes:
+        return False
+    unsigned = target.view(_UNSIGNED[target.itemsize])  # what is negative is large
+    return np.maximum.reduce(unsigned, axis=None) < classes
+
+
+def _places(p: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Where in the flat p, which is (N, C), p[n, target[n]] are."""
+    places = np.arange(0, p.size, p.shape[1])
+    places += target.astype(places.dtype, copy=False)
+    return places
+
+
 def _channel_sums(x: np.ndarray) -> np.ndarray:
     """(N, C, *) -> (C)"""
     rows = x.reshape(x.shape[0], x.shape[1], -1)
     return (rows @ np.ones(rows.shape[2], x.dtype)).sum(axis=0)
+
+
+_ONES = np.ones(1 << 10, np.float32)  # what short sums are multiplied by: making an array takes as long as the sum
+
+
+def _ones(n: int) -> np.ndarray:
+    return _ONES[:n] if n <= len(_ONES) else np.ones(n, np.float32)
 
 
 def _channel_dots(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -169,9 +169,7 @@ class NNKernels:
             p /= total
         return self.matmul(p if drop is None else p * drop, v), p
 
-    def attention_grad(
-        self, g: Any, q: Any, k: Any, v: Any, drop: Any, p: Any, scale: float
-    ) -> tuple[Any, Any, Any]:
+    def attention_grad(self, g: Any, q: Any, k: Any, v: Any, drop: Any, p: Any, scale: float) -> tuple[Any, Any, Any]:
         """(dq, dk, dv)"""
         used = p if drop is None else p * drop
         dv = self.matmul(used.swapaxes(-1, -2), g)
@@ -282,8 +280,13 @@ def _polynomial(x: Any, coefficients: Sequence[float]) -> Any:
     return y
 
 
-_ERF_T = (9.60497373987051638749e0, 9.00260197203842689217e1, 2.23200534594684319226e3, 7.00332514112805075473e3,
-5.55923013010394962768e4)
+_ERF_T = (
+    9.60497373987051638749e0,
+    9.00260197203842689217e1,
+    2.23200534594684319226e3,
+    7.00332514112805075473e3,
+    5.55923013010394962768e4,
+)
 _ERF_U = (
     1.0, 3.35617141647503099647e1, 5.21357949780152679795e2, 4.59432382970980127987e3, 2.26290000613890934246e4,
     4.92673942608635921086e4,
@@ -303,5 +306,10 @@ _ERF32_P = (
     -2.95459980854025e-03,
     -1.60960333262415e-02,
 )  # fmt: skip
-_ERF32_Q = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03,
--1.42647390514189e-02)
+_ERF32_Q = (
+    -1.45660718464996e-05,
+    -2.13374055278905e-04,
+    -1.68282697438203e-03,
+    -7.37332916720468e-03,
+    -1.42647390514189e-02,
+)

@@ -27,14 +27,22 @@ class RecurrentKernels:
     linear: Any
     sum_rows: Any
 
-    def adder(self, w: Any, rows: int, times: int) -> Callable[[Any, Any], None]:
+    def adder(self, w: Any, x: Any, z: Any, times: int) -> Callable[[Any, Any], None]:
         """What adds x w to z_, in place: f(x, z_) for x (n, K), w (K, M), z_ (n, M). It is called some `times` times, mostly with
-        n = rows."""
+        arrays that lie in memory as x and z do."""
 
         def add(x: Any, z_: Any) -> None:
             z_ += self.matmul(x, w)
 
         return add
+
+    def apart(self, n: int, m: int, dtype: Any) -> Any:
+        """Room for (n, m) in rows that need not lie side by side."""
+        return self.xp.empty((n, m), dtype=dtype)
+
+    def operand(self, x: Any) -> Any:
+        """x as `matmul` takes it, for an array that is multiplied several times."""
+        return x
 
     # -- Elman ---------------------------------------------------------------------------------------------------------
 
@@ -43,7 +51,7 @@ class RecurrentKernels:
         xp = self.xp
         y = self.linear(x, w, _together(b, c))
         h, was = xp.array(h), xp.empty((x.shape[0], u.shape[1]), dtype=y.dtype)
-        add = self.adder(u.T, sizes[0], len(sizes))
+        add = self.adder(u.T, h, y[: sizes[0]], len(sizes))
         for rows, n in _steps(sizes, reverse):
             a = y[rows]
             was[rows] = h[:n]
@@ -60,7 +68,7 @@ class RecurrentKernels:
         xp = self.xp
         dh, da = xp.array(gh), xp.empty_like(y)
         slope = y > 0 if relu else 1 - y * y
-        add = self.adder(u, sizes[0], len(sizes))
+        add = self.adder(u, da[: sizes[0]], dh, len(sizes))
         for rows, n in _steps(sizes, not reverse):
             d, s = da[rows], dh[:n]
             s += gy[rows]
@@ -91,8 +99,8 @@ class RecurrentKernels:
         half[: 2 * size] = half[3 * size :] = 0.5
         bias = _together(b, c)
         gates = self.linear(x, w * half[:, None], None if bias is None else bias * half)
-        add = self.adder((u * half[:, None]).T, sizes[0], len(sizes))
         h, cell = xp.array(h), xp.array(cell)
+        add = self.adder((u * half[:, None]).T, h, gates[: sizes[0]], len(sizes))
         total, d = x.shape[0], x.dtype
         y, was = xp.empty((total, h.shape[1]), dtype=d), xp.empty((total, h.shape[1]), dtype=d)
         was_cell, bent = xp.empty((total, size), dtype=d), xp.empty((total, size), dtype=d)
@@ -122,11 +130,11 @@ class RecurrentKernels:
     ) -> tuple[Any, ...]:  # fmt: skip
         """(dx, dh, dcell, dw, du, db, dr); dx is None where it is not wanted."""
         xp, size = self.xp, u.shape[0] // 4
-        dh, dc, da = xp.array(gh), xp.array(gc), xp.empty_like(gates)
+        dh, dc, da = xp.array(gh), xp.array(gc), self.apart(x.shape[0], 4 * size, x.dtype)
         room, k = xp.empty(4 * dc.size, dtype=x.dtype), xp.empty_like(dc)
         # of a projection: what comes back to it, and what went in
         dz, put = (None, None) if r is None else (xp.empty_like(was), xp.empty_like(bent))
-        add = self.adder(u, sizes[0], len(sizes))
+        add = self.adder(u, da[: sizes[0]], dh, len(sizes))
         for rows, n in _steps(sizes, not reverse):
             a, t, z, s, v = gates[rows].reshape(4, n, size), bent[rows], dh[:n], dc[:n], k[:n]
             d = room[: a.size].reshape(4, n, size)
@@ -157,9 +165,10 @@ class RecurrentKernels:
             s *= f
             dh[:n] = 0
             add(da[rows], dh[:n])
-        dx = self.matmul(da, w) if want_dx else None
+        m = self.operand(da)
+        dx = self.matmul(m, w) if want_dx else None
         dr = None if dz is None else self.matmul(dz.T, put)
-        return dx, dh, dc, self.matmul(da.T, x), self.matmul(da.T, was), self.sum_rows(da), dr
+        return dx, dh, dc, self.matmul(m.T, x), self.matmul(m.T, was), self.sum_rows(da), dr
 
     # -- gated recurrent unit ------------------------------------------------------------------------------------------
 
@@ -170,9 +179,9 @@ class RecurrentKernels:
         xp, size = self.xp, u.shape[1]
         gates = self.linear(x, w, b)
         h, total = xp.array(h), x.shape[0]
-        add = self.adder(u.T, sizes[0], len(sizes))
         y, was = xp.empty((total, size), dtype=x.dtype), xp.empty((total, size), dtype=x.dtype)
         hidden, hu = xp.empty((total, size), dtype=x.dtype), xp.empty((sizes[0], 3 * size), dtype=x.dtype)
+        add = self.adder(u.T, h, hu, len(sizes))
         for rows, n in _steps(sizes, reverse):
             a, m, s, e = gates[rows], hidden[rows], h[:n], hu[:n]
             was[rows] = s
@@ -201,7 +210,7 @@ class RecurrentKernels:
         xp, size = self.xp, u.shape[1]
         dh, da, dhu = xp.array(gh), xp.empty_like(gates), xp.empty_like(gates)
         k = xp.empty_like(dh)
-        add = self.adder(u, sizes[0], len(sizes))
+        add = self.adder(u, dhu[: sizes[0]], dh, len(sizes))
         for rows, n in _steps(sizes, not reverse):
             a, d, e, s, v = gates[rows], da[rows], dhu[rows], dh[:n], k[:n]
             r, z, new = (a[:, j * size : (j + 1) * size] for j in range(3))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -83,6 +83,8 @@ def blas_kernels() -> str:
     return found().decode()
 
 
+_FLOAT32 = np.dtype(np.float32)
+_SIZE, _REAL, _POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 _DATA = object.__basicsize__  # where an array keeps its data pointer, see `onednn.primitives`
 
 
@@ -91,7 +93,7 @@ def axpby(a: float, x: Any, b: float, y_: Any) -> bool:
     found = _axpby()
     if (
         found is None or x.dtype != np.float32 or y_.dtype != np.float32 or x.shape != y_.shape
-        or not (x.flags.c_contiguous and y_.flags.c_contiguous)
+        or not (x.flags.c_contiguous and y_.flags.carray)
     ):  # fmt: skip
         return False
     address = ctypes.c_void_p.from_address
@@ -99,13 +101,37 @@ def axpby(a: float, x: Any, b: float, y_: Any) -> bool:
     return True
 
 
+def axpy_each(a: float, xs: Sequence[Any], ys_: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """y ← a·x + y for each pair, in one pass, where OpenBLAS can: float32, both in C order and of one shape. Returns the other pairs."""
+    found = _axpy()
+    if found is None:
+        return list(zip(xs, ys_))
+    rest = []
+    factor, one, address = ctypes.c_float(a), ctypes.c_int64(1), ctypes.c_void_p.from_address
+    for x, y_ in zip(xs, ys_):
+        if x.dtype is _FLOAT32 is y_.dtype and x.shape == y_.shape and x.flags.c_contiguous and y_.flags.carray:
+            found(x.size, factor, address(id(x) + _DATA), one, address(id(y_) + _DATA), one)
+        else:
+            rest.append((x, y_))
+    return rest
+
+
 @cache
 def _axpby() -> Any:
+    return _of_blas("saxpby", _SIZE, _REAL, _POINTER, _SIZE, _REAL, _POINTER, _SIZE)
+
+
+@cache
+def _axpy() -> Any:
+    return _of_blas("saxpy", _SIZE, _REAL, _POINTER, _SIZE, _POINTER, _SIZE)
+
+
+def _of_blas(name: str, *arguments: Any) -> Any:
+    """A routine of NumPy's own OpenBLAS, which counts in 64 bits; None for another BLAS."""
     for dll in _openblas_libraries():
-        found = getattr(dll, "scipy_cblas_saxpby64_", None)
+        found = getattr(dll, f"scipy_cblas_{name}64_", None)
         if found is not None:
-            size, real, pointer = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
-            found.argtypes, found.restype = [size, real, pointer, size, real, pointer, size], None
+            found.argtypes, found.restype = arguments, None
             return found
     return None
 

@@ -97,4 +97,16 @@ def dropout_mask(be: Any, index: int, shape: tuple[int, ...], dtype: np.dtype, p
         return be.from_numpy((keep.reshape(shape) * (0 if p == 1 else 1 / (1 - p))).astype(dtype), index)
 
 
+def dropout_add(be: Any, index: int, dtype: np.dtype, p: float) -> Any:
+    """What `core.ops.chains.dropout_add` draws with, by the name of the device's next draw; None where `dropout_mask` would not draw on
+    the device."""
+    g = rng.stand_in.generator or generator(index)
+    if not isinstance(g, PhiloxGenerator) or not be.draws(dtype):
+        return None
+    name = Draw(g.initial_seed(), g.step, g.shard, g.call)
+    advance = graphs.launches()
+    g.call += 1
+    return lambda be, x, residual, scale: be.dropout_add(x, residual, scale, p, name, advance)
+
+
 rng.seeded.append(manual_seed_all)

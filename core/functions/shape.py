@@ -25,15 +25,16 @@ def view(x: Tensor, *shape: Any) -> Tensor:
         t = wrap(x._a.view(shape[0].numpy))
         t._counter = x._counted()
         return t
-    return _shape.view_as_shape(x, shape=shape_of(shape))
+    return _shape.view_as_shape.apply((x,), {"shape": shape_of(shape)})
 
 
 def reshape(x: Tensor, *shape: Any) -> Tensor:
     """x in another shape: a view where memory allows it, else a copy."""
-    target = _shape._inferred(shape_of(shape), x._a.size, "reshape", x._a.shape)
-    if backend.of(x._a).reshape_view(x._a, target) is None:
+    array = x._a
+    target = _shape._inferred(shape_of(shape), array.size, "reshape", array.shape)
+    if not array.flags.c_contiguous and backend.of(array).reshape_view(array, target) is None:
         return _shape.reshape(x, shape=target)
-    return _shape.view_as_shape(x, shape=target)
+    return _shape.view_as_shape.apply((x,), {"shape": target})
 
 
 def view_as(x: Tensor, other: Tensor) -> Tensor:

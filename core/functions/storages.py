@@ -162,4 +162,6 @@ def new(x: Tensor, *args: Any, device: Any = None) -> Tensor:
 
 
 def record_stream(x: Tensor, stream: Any) -> None:
-    """Say that another stream uses x; the allocator here waits for all streams before it reuses memory."""
+    """Say that another stream uses x: when x is freed, its memory is used again only after what that stream has to do by then."""
+    if stream is not None:
+        backend.of(x._a).hold(x._a, stream)

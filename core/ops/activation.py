@@ -1,5 +1,5 @@
 """Activations: elementwise functions with parameters. In-place forms keep the output, so their rules read it where
-they can.
+they can. A number times bfloat16 is float32 to NumPy, so results are cast back.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from core.ops.op import graph, op, pointwise
 @pointwise(x=lambda F, g, out, negative_slope: F.where(F.gt(out, 0), g, g * negative_slope))
 def leaky_relu(be, x, *, negative_slope=0.01):
     """x if x > 0, else negative_slope·x. The slope must not be negative where it is written in place."""
-    return be.xp.where(x > 0, x, x * negative_slope)
+    return be.xp.where(x > 0, x, x * negative_slope).astype(x.dtype, copy=False)
 
 
 @pointwise(
@@ -35,7 +35,9 @@ def _elu_dx(F, g, out, alpha, scale, input_scale):
 def elu(be, x, *, alpha=1.0, scale=1.0, input_scale=1.0):
     """scale·x if x > 0, else scale·alpha·(e^(input_scale·x) − 1). ELU, CELU and SELU are cases of it."""
     xp = be.xp
-    return xp.where(x > 0, x * scale, xp.expm1(xp.minimum(x, 0) * input_scale) * (scale * alpha))
+    return xp.where(x > 0, x * scale, xp.expm1(xp.minimum(x, 0) * input_scale) * (scale * alpha)).astype(
+        x.dtype, copy=False
+    )
 
 
 @pointwise(x=lambda F, g, x: g * (F.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))))
@@ -44,7 +46,7 @@ def normal_cdf(be, x):
     y = be.erf(x * math.sqrt(0.5))
     y += 1
     y *= 0.5
-    return y
+    return y.astype(x.dtype, copy=False)
 
 
 def _gelu_slope(F, x, approximate):
@@ -61,10 +63,10 @@ def _gelu_dx(F, g, x, approximate):
     return F.gelu_grad(g, x, approximate=approximate)
 
 
-@pointwise(x=_gelu_dx)
+@pointwise(x=_gelu_dx, narrow=True)
 def gelu(be, x, *, approximate="none"):
     """x·Φ(x), or with approximate="tanh" x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))). Hendrycks & Gimpel 2016."""
-    return be.gelu(x, approximate)
+    return be.gelu(x, approximate).astype(x.dtype, copy=False)
 
 
 @op()
@@ -100,7 +102,7 @@ def mish(be, x):
 def softplus(be, x, *, beta=1.0, threshold=20.0):
     """ln(1 + e^(beta·x)) / beta; x itself where beta·x is beyond the threshold."""
     z = x * beta
-    return be.xp.where(z > threshold, x, be.xp.logaddexp(z, z.dtype.type(0)) * (1 / beta))
+    return be.xp.where(z > threshold, x, be.xp.logaddexp(z, z.dtype.type(0)) * (1 / beta)).astype(x.dtype, copy=False)
 
 
 @pointwise(x=lambda F, g, x: g * F.sigmoid(x * -1))
@@ -112,25 +114,25 @@ def logsigmoid(be, x):
 @pointwise(x=lambda F, g, out, lo, hi: F.where(F.mul(F.gt(out, lo), F.lt(out, hi)), g, 0.0))
 def hardtanh(be, x, *, lo=-1.0, hi=1.0):
     """x held between lo and hi; unlike that of `clamp`, the gradient at the bounds is zero."""
-    return be.xp.clip(x, lo, hi)
+    return be.xp.clip(x, lo, hi).astype(x.dtype, copy=False)
 
 
 @pointwise(x=lambda F, g, x: F.where(F.le(F.abs(x), 3), g * (x * (1 / 3) + 0.5), F.where(F.lt(x, -3), 0.0, g)))
 def hardswish(be, x):
     """x·clip(x + 3, 0, 6) / 6. Howard et al. 2019."""
-    return x * be.xp.clip(x + 3, 0, 6) * (1 / 6)
+    return (x * be.xp.clip(x + 3, 0, 6) * (1 / 6)).astype(x.dtype, copy=False)
 
 
 @pointwise(x=lambda F, g, x: F.where(F.lt(F.abs(x), 3), g * (1 / 6), 0.0))
 def hardsigmoid(be, x):
     """clip(x + 3, 0, 6) / 6"""
-    return be.xp.clip(x + 3, 0, 6) * (1 / 6)
+    return (be.xp.clip(x + 3, 0, 6) * (1 / 6)).astype(x.dtype, copy=False)
 
 
 @pointwise(x=lambda F, g, out: F.where(F.eq(out, 0), 0.0, g))
 def softshrink(be, x, *, lambd=0.5):
     """x moved by lambd towards zero; zero within ±lambd."""
-    return x - be.xp.clip(x, -lambd, lambd)
+    return (x - be.xp.clip(x, -lambd, lambd)).astype(x.dtype, copy=False)
 
 
 @pointwise(x=lambda F, g, x, lambd: F.where(F.le(F.abs(x), lambd), 0.0, g))

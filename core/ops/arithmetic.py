@@ -135,7 +135,7 @@ def lerp(be, x, y, w):
     if x.dtype != y.dtype or getattr(w, "dtype", x.dtype) != x.dtype:
         raise DTypeError(f"lerp: expected equal dtypes, got {dtypes.of(x.dtype)} and {dtypes.of(y.dtype)}")
     if not hasattr(w, "dtype"):
-        return x + (y - x) * w if abs(w) < 0.5 else y - (y - x) * (1 - w)
+        return (x + (y - x) * w if abs(w) < 0.5 else y - (y - x) * (1 - w)).astype(x.dtype, copy=False)
     return be.xp.where(be.xp.abs(w) < 0.5, x + w * (y - x), y - (y - x) * (1 - w))
 
 

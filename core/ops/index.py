@@ -95,9 +95,10 @@ def _flat_index(be: Any, shape: tuple[int, ...], index: Any, dim: int, where: st
                 f"{where}: expected an index no longer than {shape} outside of dim {dim}, got {tuple(index.shape)}"
             )
     check_range(be, index, shape[dim], where)
-    grid = be.xp.ogrid[tuple(slice(n) for n in index.shape)] if index.ndim else []
-    grid = list(grid) if isinstance(grid, (list, tuple)) else [grid]
-    return tuple(index if i == dim else axis for i, axis in enumerate(grid))
+    last = index.ndim - 1
+    return tuple(
+        index if i == dim else be.xp.arange(n).reshape((n, *(1,) * (last - i))) for i, n in enumerate(index.shape)
+    )
 
 
 @op(

@@ -6,7 +6,7 @@ from typing import Any
 
 from core import dtypes
 from core.errors import DTypeError, ShapeError
-from core.ops.op import op
+from core.ops.op import graph, op
 from core.ops.pointwise import _conj
 
 
@@ -48,12 +48,14 @@ def _matmul_dy(F, g, x, y_shape):
 @op(x=_matmul_dx, y=_matmul_dy)
 def matmul(be, x, y):
     """(*, n, k) @ (*, k, m) -> (*, n, m); leading dimensions broadcast; a 1-d operand is a row or a column, dropped after."""
-    if not x.ndim or not y.ndim:
-        raise ShapeError(f"matmul: expected operands with dimensions, got shapes {tuple(x.shape)} and {tuple(y.shape)}")
-    _same_dtype(x, y, "matmul")
-    if x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
+    xs, ys = x.shape, y.shape
+    if not xs or not ys:
+        raise ShapeError(f"matmul: expected operands with dimensions, got shapes {tuple(xs)} and {tuple(ys)}")
+    if x.dtype is not y.dtype:
+        _same_dtype(x, y, "matmul")
+    if xs[-1] != ys[-2 if len(ys) > 1 else 0]:
         raise ShapeError(
-            f"matmul: mat1 and mat2 shapes cannot be multiplied: expected (…, n, k) @ (…, k, m), got {tuple(x.shape)} @ {tuple(y.shape)}"
+            f"matmul: mat1 and mat2 shapes cannot be multiplied: expected (…, n, k) @ (…, k, m), got {tuple(xs)} @ {tuple(ys)}"
         )
     try:
         return be.matmul(x, y)
@@ -63,36 +65,45 @@ def matmul(be, x, y):
         ) from None
 
 
-def _linear_dw(F, g, x, w_shape):
-    return F.linear_weight_grad(g, _conj(F, x), w_shape=w_shape)
+def _linear_dw(F, g, x, w_shape, w_home):
+    return F.linear_weight_grad(g, _conj(F, x), w_shape=w_shape, out=w_home)
+
+
+def _linear_db(F, g, b_shape):
+    return F.sum_to(g, shape=b_shape) if F is graph or g.ndim < 2 else F._be.sum_rows(g)
 
 
 @op(
     g=lambda F, gg, x: F.matmul(x, _t(F, gg)),
     x=lambda F, gg, g: F.matmul(g, gg),
 )
-def linear_weight_grad(be, g, x, *, w_shape):
-    """Σ gᵀ x over all rows, the gradient of `linear` for its weight: (*, O), (*, I) -> (O, I)"""
+def linear_weight_grad(be, g, x, *, w_shape, out=None):
+    """Σ gᵀ x over all rows, the gradient of `linear` for its weight: (*, O), (*, I) -> (O, I). `out`: room for it."""
     o, i = w_shape
-    return be.matmul(g.reshape(-1, o).T, x.reshape(-1, i))
+    fits = out is not None and g.dtype == x.dtype == out.dtype
+    if g.ndim != 2:
+        g, x = g.reshape(-1, o), x.reshape(-1, i)
+    return be.matmul(g.T, x, out if fits else None)
 
 
 @op(
-    x=lambda F, g, w: F.matmul(g, _conj(F, w)),
+    x=lambda F, g, w: (F if F is graph else F._be).matmul(g, _conj(F, w)),
     w=_linear_dw,
-    b=lambda F, g, b_shape: F.sum_to(g, shape=b_shape),
+    b=_linear_db,
     names=("input", "weight", "bias"),
 )
 def linear(be, x, w, b=None):
     """x wᵀ + b: (*, I), (O, I), (O) -> (*, O)"""
-    if w.ndim != 2:
-        raise ShapeError(f"linear: expected weight (O, I), got {tuple(w.shape)}")
-    if not x.ndim or x.shape[-1] != w.shape[1]:
+    shape = w.shape
+    if len(shape) != 2:
+        raise ShapeError(f"linear: expected weight (O, I), got {tuple(shape)}")
+    if x.shape[-1:] != shape[1:]:
         raise ShapeError(
-            f"linear: mat1 and mat2 shapes cannot be multiplied: expected input (…, {w.shape[1]}) for weight {tuple(w.shape)}, "
+            f"linear: mat1 and mat2 shapes cannot be multiplied: expected input (…, {shape[1]}) for weight {tuple(shape)}, "
             f"got input {tuple(x.shape)}"
         )
-    if b is not None and b.shape != w.shape[:1]:
-        raise ShapeError(f"linear: expected bias ({w.shape[0]},) for weight {tuple(w.shape)}, got {tuple(b.shape)}")
-    _same_dtype(x, w, "linear")
+    if b is not None and b.shape != shape[:1]:
+        raise ShapeError(f"linear: expected bias ({shape[0]},) for weight {tuple(shape)}, got {tuple(b.shape)}")
+    if x.dtype is not w.dtype:
+        _same_dtype(x, w, "linear")
     return be.linear(x, w, b)

@@ -41,7 +41,7 @@ def huber(be, x, *, delta):
     """x²/2 within ±delta, delta·(|x| − delta/2) beyond. Huber 1964."""
     xp = be.xp
     a = xp.abs(x)
-    return xp.where(a <= delta, x * x * 0.5, (a - 0.5 * delta) * delta)
+    return xp.where(a <= delta, x * x * 0.5, (a - 0.5 * delta) * delta).astype(x.dtype, copy=False)
 
 
 def _ctc_dx(F, g, x, path, frames, lengths, out, alpha):
@@ -97,4 +97,4 @@ def cross_entropy_rows(be, x, target, w=None, *, ignore_index=-100, reduction="m
     total = lse
     if reduction != "none":
         loss, total = be.cross_entropy_total(loss, x, target, w, ignore_index, reduction == "mean")
-    return loss if wide else loss.astype(x.dtype, copy=False), lse, total
+    return loss if wide or loss.dtype == x.dtype else loss.astype(x.dtype), lse, total

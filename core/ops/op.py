@@ -10,6 +10,7 @@ A rule carries the gradient `g` of the output back to one input. It says by the 
 is kept for it:
     an input's name    that input            a parameter's name    its value
     `x_shape`          the shape of x alone  `out`                 the output
+    `x_home`           where x's gradient is best written, or None
     a name in `outs`   that output, where there are several
     a name in `aux`    that further output of the function, which callers do not see
     `wanted`           of a variadic op: which of the inputs want a gradient
@@ -29,6 +30,7 @@ import inspect
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from types import MethodType
 from typing import Any
 
@@ -43,7 +45,7 @@ from core.errors import DeviceError, DTypeError, GraphError, ShapeError
 OPS: dict[str, Op] = {}  # every op by name; the tests hold it against their table
 
 _SMOOTH = "fcV"  # kinds of dtypes that can have a gradient; V is bfloat16
-_new = object.__new__
+_new, _by_array = object.__new__, backend._by_array
 
 # other names under which torch's functions know these parameters
 _ALIASES = {"axis": "dim", "keepdims": "keepdim", "axes": "dims"}
@@ -64,6 +66,7 @@ class Op:
         names: Sequence[str] = (),
         composite: Callable[..., Any] | None = None,
         orderly: bool = False,
+        narrow: bool = False,
     ):
         self.__name__ = self.name = forward.__name__
         self.__doc__ = forward.__doc__
@@ -75,6 +78,7 @@ class Op:
         self.view = view
         self.broadcasts = broadcasts
         self.orderly = broadcasts or orderly
+        self.widens = broadcasts and not narrow
         self.composite = composite
 
         _, *parameters = inspect.signature(forward).parameters.values()
@@ -83,6 +87,7 @@ class Op:
         self.inputs = [p.name for p in positional]
         self.optional = sum(p.default is not p.empty for p in positional)
         self.arity = len(self.inputs)
+        self.exact = -1 if self.variadic else self.arity  # so many positional arguments are the arrays: nothing to bind
         keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
         self.takes_out = any(p.name == "out" for p in keywords)
         self.params = [p.name for p in keywords if p.name != "out"]
@@ -105,13 +110,18 @@ class Op:
     # -- calling -------------------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **params: Any) -> Any:
-        if len(args) == self.arity and not self.variadic:
+        if len(args) == self.exact:
             if not params:
                 return self.apply(args, self.defaults)
             if params.keys() <= self.param_names:
-                given = self.defaults | params
+                given = params if len(params) == len(self.params) else self.defaults | params
                 if len(given) == len(self.params):
                     return self.apply(args, given)
+        elif len(args) > self.exact >= 0 and not params:  # the parameters, too, by position
+            named = dict(zip(self.params, args[self.exact :]))
+            given = self.defaults | named
+            if len(given) == len(self.params) and len(named) == len(args) - self.exact:
+                return self.apply(args[: self.exact], given)
         bound, params = self._bind(args, params)
         if "out" in params:
             return _into(params.pop("out"), self.apply(bound, params))
@@ -170,11 +180,15 @@ class Op:
         if state.autocast is not None:
             args = state.autocast.cast(self.name, args)
         arrays, mask, be = self._arrays(args)
+        slow = be.slow_dtype
+        wide = _widened(be, arrays) if self.widens and getattr(arrays[0], "dtype", slow) is slow is not None else None
         try:
-            y = self.forward(be, *arrays, **params)
+            y = self.forward(be, *(wide or arrays), **params)
         except (ValueError, OverflowError) as error:
             self._explain(arrays, error)
             raise
+        if wide:
+            y = _narrowed(be, y)
         if type(y) is tuple:
             return self._several(args, arrays, params, mask, be, y)
         if type(y) is not be.array_type:
@@ -206,29 +220,30 @@ class Op:
             for i, t in enumerate(tensors):
                 t._become_view(args[0], self, params, i)
         mask &= self.rule_mask
-        smooth = [t for t, a in zip(tensors, outs) if a.dtype.kind in _SMOOTH] if mask and mode.grad else []
+        state = mode.state
+        smooth = [t for t, a in zip(tensors, outs) if a.dtype.kind in _SMOOTH] if mask and state.grad else []
         if smooth:  # outputs that can have a gradient come first
             node = OpNode(self, args, arrays, params, mask, be, outs, smooth)
             for i, t in enumerate(smooth):
                 t._edge = (node, i)
                 t._requires_grad = True
-        elif mode.inference:
+        elif state.inference:
             for t in tensors:
                 t._inference = True
         return tensors[0] if self.single else tuple(tensors)
 
     def _arrays(self, args: Sequence[Any]) -> tuple[list[Any], int, Backend]:
         """The raw arrays, which of them want a gradient (bit i for input i), and who computes."""
-        arrays, mask, bit, be = [], 0, 1, None
+        arrays, mask, bit, be, orderly = [], 0, 1, None, self.orderly
         for a in args:
             if isinstance(a, Tensor):
-                array = a._inside if self.orderly else None
+                array = a._inside if orderly else None
                 if array is None or "_a" in a.__dict__:
                     array = a._a
                 if a._requires_grad:
                     mask |= bit
                 if be is None:
-                    be = backend.of(array)
+                    be = _by_array.get(type(array)) or backend.of(array)
                 elif type(array) is not be.array_type:
                     return self._arrays(self._on_one_device(args))
                 arrays.append(array)
@@ -324,7 +339,7 @@ class Op:
 class _Plan:
     """For one set of inputs that want a gradient: what to keep, and how to call each rule."""
 
-    __slots__ = ("wanted", "inputs", "every", "outs", "shapes", "params", "which", "rules", "keeps")
+    __slots__ = ("wanted", "inputs", "every", "outs", "shapes", "params", "which", "homes", "rules", "keeps")
 
     def __init__(self, op: Op, mask: int):
         wanted = [(i, op.rules[n]) for i, n in enumerate(op.inputs) if n in op.rules and mask >> i & 1]
@@ -340,13 +355,22 @@ class _Plan:
         order = [op.inputs[i] for i in self.inputs] + [op.outs[i] for i in self.outs]
         order += [op.inputs[0]] * self.every + [op.inputs[i] + "_shape" for i in self.shapes] + self.params
         order += ["wanted"] * self.which
+        self.homes = [i for i, n in enumerate(op.inputs) if n + "_home" in needs]
+        order += [op.inputs[i] + "_home" for i in self.homes]
         for n in needs:
             assert n in order, f"{op.name}: a rule names '{n}', which is no input, parameter, shape or output"
-        # a rule that takes all that is kept, as it is kept, has no list of its own
+        # a rule that takes all that is kept, as it is kept, picks nothing
         self.rules = [
-            (i, rule, None if names[i] == order else [order.index(n) for n in names[i]]) for i, rule in wanted
+            (i, rule, None if names[i] == order else _picker([order.index(n) for n in names[i]])) for i, rule in wanted
         ]
         self.keeps = bool(self.inputs or self.outs or self.every)  # arrays, so that there is something to free
+
+
+def _picker(places: list[int]) -> Callable[[list[Any]], Sequence[Any]]:
+    """Takes the values at these places out of a list."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return itemgetter(slice(places[0], places[0] + 1) if places else slice(0))
 
 
 class OpNode(Node):
@@ -387,7 +411,10 @@ class OpNode(Node):
         for i in plan.outs:
             values.append(outs[i])
             if i < len(tensors):
-                counter = tensors[i]._counted()
+                a = tensors[i]
+                counter = a._counter
+                if counter is None:
+                    counter = a._counter = [0]
                 marks.append((counter, counter[0] + ahead))
         if plan.every:
             values.append(arrays)
@@ -404,7 +431,7 @@ class OpNode(Node):
         if op.broadcasts:
             y = outs[0]
             for i in plan.wanted:
-                if arrays[i].shape != y.shape or arrays[i].dtype != y.dtype:
+                if arrays[i].dtype is not y.dtype or arrays[i].shape != y.shape:
                     self.metas = [None if e is None else (a.shape, a.dtype) for e, a in zip(edges, arrays)]
                     break
         if len(tensors) > 1:
@@ -439,7 +466,7 @@ class OpNode(Node):
         return self.values is None
 
     def pull(self, grads: Any, create_graph: bool) -> list[Any]:
-        values = self.values
+        values, plan, state = self.values, self.plan, mode.state
         assert values is not None
         if type(values) is _PackedValues:
             values = values.unpacked()
@@ -459,9 +486,21 @@ class OpNode(Node):
             values = self._as_tensors(values)
         else:
             F = self.be.raw or Raw.of(self.be)
+        for i in plan.homes:
+            leaf = self.edges[i][0]
+            lends = state.homes and not create_graph and isinstance(leaf, Tensor) and leaf._home is not None
+            values = [*values, leaf.lent_home() if lends else None]
         pulled: list[Any] = [None] * len(self.edges)
-        for i, rule, sources in self.plan.rules:
-            g = rule(F, grads, *(values if sources is None else [values[k] for k in sources]))
+        slow = self.be.slow_dtype
+        wide = None
+        if self.op.widens and not create_graph and getattr(grads, "dtype", None) is slow is not None:
+            wide = _widened(self.be, [grads, *values])
+            if wide is not None:
+                grads, *values = wide
+        for i, rule, pick in plan.rules:
+            g = rule(F, grads, *(values if pick is None else pick(values)))
+            if wide is not None:
+                g = _narrowed(self.be, g)
             if self.op.variadic:
                 pulled = list(g)
                 break
@@ -475,7 +514,7 @@ class OpNode(Node):
                 elif g.dtype != dtype:
                     g = F.cast(g, dtype=dtypes.of(dtype))
             pulled[i] = g
-        if mode.anomaly:
+        if state.anomaly:
             self._check_nan(pulled, create_graph)
         return pulled
 
@@ -529,6 +568,22 @@ class OpNode(Node):
                     "".join(traceback.format_list(self.trace)) if getattr(self, "trace", None) else "(not recorded)\n"
                 )
                 raise GraphError(f"{self.name()} returned nan values in its output {i}; the forward call was:\n{where}")
+
+
+_FLOAT32, _WIDE_SIZE = np.dtype(np.float32), 1 << 10  # elements, from which it pays to convert
+
+
+def _widened(be: Backend, arrays: Sequence[Any]) -> list[Any] | None:
+    """The arguments with float32 in place of the dtype that this backend is slow at; None where there are other dtypes, or little to do."""
+    mine = [a for a in arrays if type(a) is be.array_type]
+    if any(a.dtype is not be.slow_dtype for a in mine) or not any(a.size >= _WIDE_SIZE for a in mine):
+        return None
+    return [be.cast(a, _FLOAT32) if type(a) is be.array_type else a for a in arrays]
+
+
+def _narrowed(be: Backend, y: Any) -> Any:
+    """What was computed of such arguments, in their dtype; what is of another dtype than float32 (bool) stays."""
+    return be.cast(y, be.slow_dtype) if getattr(y, "dtype", None) == _FLOAT32 else y
 
 
 def _sum_to(F: Any, g: Any, shape: tuple[int, ...]) -> Any:
@@ -680,23 +735,26 @@ def op(
     composite: Callable[..., Any] | None = None,
     broadcasts: bool = False,
     orderly: bool = False,
+    narrow: bool = False,
     **rules: Callable[..., Any],
 ) -> Callable[[Callable[..., Any]], Op]:
     """Make an op of a function; see the top of this module.
 
     `names` are torch's names of the array inputs. `orderly`: takes arrays in any order in memory, and a result that is not in C order
-    may stay so until somebody looks (see `Tensor`); true of whatever is pointwise.
+    may stay so until somebody looks (see `Tensor`); true of whatever is pointwise. `narrow`: pointwise, and its kernels are as fast in
+    a backend's `slow_dtype`; others compute in float32 there, and round once.
     """
 
     def make(forward: Callable[..., Any]) -> Op:
         made = Op(
             forward, rules, view=view, outs=outs, aux=aux, names=names, composite=composite, broadcasts=broadcasts,
-            orderly=orderly,
+            orderly=orderly, narrow=narrow,
         )  # fmt: skip
         assert made.name not in OPS, f"two ops are called {made.name}"
         OPS[made.name] = made
         for be in backend._open.values():
-            _ask(be)
+            for tell in backend.opened:
+                tell(be)
         return made
 
     return make

@@ -101,7 +101,7 @@ def _no_bools(x: Any, y: Any, where: str) -> None:
             )
 
 
-@pointwise(x=lambda F, g: g, y=lambda F, g, alpha: g if alpha == 1 else g * alpha)
+@pointwise(x=lambda F, g: g, y=lambda F, g, alpha: g if alpha == 1 else g * alpha, narrow=True)
 def add(be, x, y, *, alpha=1, out=None):
     """x + alpha·y"""
     x, y = promoted(x, y)
@@ -442,7 +442,7 @@ def round(be, x, *, decimals=0):
 # -- rectifiers and bounds -----------------------------------------------------------------------------------------------
 
 
-@pointwise(x=lambda F, g, out: F.relu_grad(g, out))
+@pointwise(x=lambda F, g, out: F.relu_grad(g, out), narrow=True)
 def relu(be, x, *, out=None):
     """max(x, 0)"""
     return be.relu(x, out)

@@ -25,7 +25,8 @@ def dims_of(dim: Dim, ndim: int, where: str) -> tuple[int, ...]:
     if dim is None or (type(dim) in (tuple, list) and not dim):
         return tuple(range(ndim))
     if not isinstance(dim, (tuple, list)):
-        dim = (int(dim),)
+        d = _dim(int(dim), ndim, where)
+        return (d,) if ndim else ()
     dims = tuple(_dim(int(d), ndim, where) for d in dim)
     if len(set(dims)) != len(dims):
         raise ArgumentError(f"{where}: expected each dimension once, got {tuple(dim)}")
@@ -73,9 +74,11 @@ def mean(be, x, *, dim=None, keepdim=False, dtype=None):
     d = x.dtype if dtype is None else dtypes.as_numpy(dtype)
     if dtypes.category(d) < dtypes.FLOATING:
         raise ArgumentError(f"mean: expected a floating or complex dtype, got {dtypes.of(d)}; use x.float().mean()")
-    n = _count(x.shape, dim)
     wide = np.dtype(np.float32) if d.itemsize == 2 else d
     y = x.sum(axis=dims_of(dim, x.ndim, "mean"), keepdims=keepdim, dtype=wide)
+    n = x.size // y.size if x.size else _count(x.shape, dim)
+    if n and d.kind == "f":
+        return y / n if wide is d else (y / n).astype(d)
     with np.errstate(invalid="ignore", divide="ignore"):
         return (y / n if n else y * np.nan).astype(d, copy=False)
 
@@ -150,7 +153,7 @@ def _extreme_index(be: Any, x: Any, dim: int, keepdim: bool, which: str) -> tupl
         return xp.array(x), xp.zeros((), dtype=np.int64)
     d = _not_empty(x, dim, which[3:])[0]
     index = getattr(xp, which)(x, axis=d, keepdims=True)
-    y = xp.take_along_axis(x, index, axis=d)
+    y = getattr(x, which[3:])(axis=d, keepdims=True)
     return (y, index) if keepdim else (y.squeeze(d), index.squeeze(d))
 
 
@@ -218,9 +221,10 @@ def var(be, x, *, dim=None, correction=1, keepdim=False):
     if x.dtype.itemsize == 2:
         x = x.astype(np.float32)
     with np.errstate(invalid="ignore", divide="ignore"):
-        n = _count(x.shape, dim) - correction
+        n = _count(x.shape, dim)
         axis = dims_of(dim, x.ndim, "var")
-        centred = x - x.mean(axis=axis, keepdims=True)
+        centred = x - x.sum(axis=axis, keepdims=True) / n if n else x
+        n -= correction
         squares = centred * centred if x.dtype.kind != "c" else centred.real**2 + centred.imag**2
         total = squares.sum(axis=axis, keepdims=keepdim)
         y = total / n if n > 0 else total * np.nan

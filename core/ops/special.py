@@ -239,7 +239,7 @@ def _logit_dx(F, g, x, eps):
 def logit(be, x, *, eps=None):
     """ln(x/(1 − x)), of x held between eps and 1 − eps if eps is given."""
     x = floating(be, x)
-    x = x if eps is None else be.xp.clip(x, eps, 1 - eps)
+    x = x if eps is None else be.xp.clip(x, eps, 1 - eps).astype(x.dtype, copy=False)
     with np.errstate(divide="ignore", invalid="ignore"):
         return be.xp.log(x / (1 - x))
 

@@ -43,26 +43,19 @@ class Adam(Optimizer):
         return {**state, "max_exp_avg_sq": zeros_like(p)} if group["amsgrad"] else state
 
     def update(self, be, x_, g, state, group):
-        xp, lr, (beta1, beta2) = be.xp, group["lr"], group["betas"]
+        lr, (beta1, beta2), keep = group["lr"], group["betas"], 1.0
         state["step"]._a += 1
         step = float(state["step"]._a)
         if group["weight_decay"]:
             if group["decoupled_weight_decay"]:
-                x_ *= 1 - lr * group["weight_decay"]
+                keep -= lr * group["weight_decay"]
             else:
                 g = g + x_ * group["weight_decay"]
-        m_, v_ = state["exp_avg"]._a, state["exp_avg_sq"]._a
-        be.axpby_(1 - beta1, g, beta1, m_)
-        t = xp.multiply(g, g, out=xp.empty_like(v_))
-        be.axpby_(1 - beta2, t, beta2, v_)
-        if group["amsgrad"]:
-            v_ = xp.maximum(state["max_exp_avg_sq"]._a, v_, out=state["max_exp_avg_sq"]._a)
         # m̂ / (√v̂ + eps), both corrections in one number: √v̂ + eps = (√v + eps·c) / c
         c = math.sqrt(1 - beta2**step)
-        xp.sqrt(v_, out=t)
-        t += group["eps"] * c
-        xp.divide(m_, t, out=t)
-        be.axpby_(-lr * c / (1 - beta1**step), t, 1, x_)
+        size, eps, top = lr * c / (1 - beta1**step), group["eps"] * c, state.get("max_exp_avg_sq")
+        m_, v_, top_ = state["exp_avg"]._a, state["exp_avg_sq"]._a, None if top is None else top._a
+        be.adam_step_(x_, g, m_, v_, top_, size, (beta1, beta2), eps, keep)
 
 
 class AdamW(Adam):

@@ -36,7 +36,7 @@ def step(optimizer: Optimizer, group: dict[str, Any]) -> list[Tensor]:
         options = {**group, "lr": 0.0 if on_device else lr.item() if isinstance(lr, Tensor) else lr}
     for (index, _), params in served.items():
         with be.xp.cuda.Device(index):
-            rule(optimizer, be, params, options, control)
+            rule(optimizer, be, params, options, control.on(be, index))
         for p in params:
             p._bump()
     return _uncounted(be, optimizer, rest)

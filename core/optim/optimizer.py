@@ -7,13 +7,13 @@ parameter on raw arrays. Everything else is here.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
 import numpy as np
 
-from core import backend
+from core import backend, engine
 from core._tensor import Tensor, _grad_mode, wrap
 from core.backend.base import Backend
 from core.engine import Handle
@@ -26,6 +26,7 @@ class _Required:
 
 
 required: Any = _Required()
+_PLAIN = {bool, int, float, str, list, tuple, type(None)}  # types of options; anything else may be a Tensor
 
 
 class Optimizer:
@@ -99,8 +100,9 @@ class Optimizer:
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient. `closure` computes the loss anew and returns it."""
-        for hook in list((self._pre_hooks or {}).values()):
-            hook(self, (closure,), {})
+        if self._pre_hooks:
+            for hook in list(self._pre_hooks.values()):
+                hook(self, (closure,), {})
         loss = None
         if closure is not None:
             with _grad_mode(True):
@@ -108,19 +110,25 @@ class Optimizer:
         self._opt_called = True
         for group in self.param_groups:
             params = _stepped_at_once(self, group) if "cuda" in backend._open else group["params"]
-            if params and any(isinstance(v, Tensor) for v in group.values()):  # an lr that is a Tensor
+            if params and not _PLAIN.issuperset(map(type, group.values())):  # an lr that is a Tensor
                 group = {k: v.item() if isinstance(v, Tensor) else v for k, v in group.items()}
-            for p in params:
-                if p._grad is not None:
-                    state = self.state.get(p) or self.init(p, group)
-                    g = p._grad._a
-                    self.update(backend.of(p._a), p._a, -g if group.get("maximize") else g, state, group)
-                    if state:
-                        self.state[p] = state
-                    p._bump()
-        for hook in list((self._post_hooks or {}).values()):
-            hook(self, (closure,), {})
+            if params:
+                self.step_group(params, group)
+        if self._post_hooks:
+            for hook in list(self._post_hooks.values()):
+                hook(self, (closure,), {})
         return loss
+
+    def step_group(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
+        """Update those of a group's parameters that have a gradient, one by one."""
+        for p in engine.each(params):
+            if p._grad is not None:
+                state = self.state.get(p) or self.init(p, group)
+                g = p._grad._a
+                self.update(backend.of(p._a), p._a, -g if group.get("maximize") else g, state, group)
+                if state:
+                    self.state[p] = state
+                p._bump()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or set them to zero."""

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from core import backend
 from core._tensor import wrap
 from core.errors import ArgumentError
 from core.optim.optimizer import Optimizer, check
+
+_ARRAYS = {np.ndarray}
 
 
 class SGD(Optimizer):
@@ -39,6 +44,20 @@ class SGD(Optimizer):
                 "fused": fused,
             },
         )
+
+    def step_group(self, params, group):
+        """Without momentum all parameters on the CPU are updated by one call of its backend."""
+        stepped = [p for p in params if p._grad is not None]
+        xs = [p._a for p in stepped]
+        if (
+            group["momentum"] or group["weight_decay"] or group["maximize"]
+            or (type(self).update, type(self).init) != (SGD.update, SGD.init) or not _ARRAYS.issuperset(map(type, xs))
+        ):  # fmt: skip
+            super().step_group(params, group)
+            return
+        backend.get("cpu").axpy_each_(-group["lr"], [p._grad._a for p in stepped], xs)
+        for p in stepped:
+            p._bump()
 
     def update(self, be, x_, g, state, group):
         if group["weight_decay"]:

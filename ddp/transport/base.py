@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -84,8 +83,7 @@ class Call(NamedTuple):
         return f"{self.name} #{self.number}{where} ({self.dtype}[{self.count}]{detail})"
 
 
-@dataclass(frozen=True)
-class Deadline:
+class Deadline(NamedTuple):
     """A moment after which waiting is an error. Times are seconds of the monotonic clock."""
 
     at: float
@@ -120,6 +118,7 @@ class Transport:
 
     name: str = "base"
     tuning: Tuning = Tuning()
+    asynchronous = False  # whether a collective on arrays of a device returns before it has ended
 
     def __init__(self, rank: int, size: int):
         self.rank = rank
@@ -301,6 +300,16 @@ class Transport:
             self._recv_exactly((self.rank - distance) % self.size, 0, call, deadline)
             distance *= 2
         self.flush(deadline)
+
+    # -- memory that all ranks reach ----------------------------------------------------------------------------------
+
+    def homes(self, nbytes: int, call: Call, deadline: Deadline) -> list[np.ndarray] | None:
+        """An array (nbytes,) of bytes for each rank, zeroed, all of which every rank sees; None where ranks share no memory."""
+        return None
+
+    def all_reduce_homes(self, homes: Sequence[np.ndarray], op: str, call: Call, deadline: Deadline) -> None:
+        """`all_reduce` of arrays that lie in `homes`: of each rank the same part, (n,), by rank."""
+        self.all_reduce(homes[self.rank], op, call, deadline)
 
     # -- some of the ranks --------------------------------------------------------------------------------------------
 
@@ -491,5 +500,7 @@ def divide(array: np.ndarray, size: int) -> None:
     """array /= size, in place. Two-byte floats by way of float32: bfloat16 cannot even hold 257."""
     if array.dtype.itemsize == 2:
         array[:] = array.astype(np.float32) / np.float32(size)
-    else:
+    elif size & (size - 1):
         array /= size
+    else:  # the same numbers, sooner
+        array *= array.dtype.type(1 / size)

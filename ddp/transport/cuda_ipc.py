@@ -44,8 +44,8 @@ class IPCTransport(Transport):
         """Connect the ranks of a transport, which is closed with this one."""
         super().__init__(carrier.rank, carrier.size)
         self.tuning = carrier.tuning
-        self._carrier, self._be = carrier, backend.get("cuda")
-        be: Any = self._be
+        be: Any = backend.get("cuda")
+        self._carrier, self._be = carrier, be
         self._runtime = be.xp.cuda.runtime
         self._window = be.xp.cuda.Memory(WINDOW_BYTES)  # cudaMalloc's own: blocks of a pool cannot be handed out
         handle = np.frombuffer(self._runtime.ipcGetMemHandle(self._window.ptr), np.uint8)
@@ -191,7 +191,7 @@ class IPCTransport(Transport):
 
     def _meet(self, call: Call, deadline: Deadline) -> None:
         """What this rank asked the GPU for is done, and so say all."""
-        done = self._be.xp.cuda.get_current_stream().record()
+        done = self._be.event()
         while not done.done:
             if deadline.expired():
                 raise DDPError(

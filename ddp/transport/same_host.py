@@ -9,6 +9,7 @@ Not here: the memory (`segment`, `board`), the collectives on it (`shared`), con
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import sys
 import time
@@ -168,48 +169,82 @@ class HostMemory(BoardCollectives, FrameTransport):
             self.without_board = f"{len(host)} ranks on this host"
             return
         layout = Layout(len(host), self.tuning.slot_bytes)
-        share = self._share_out if self.rank == host[0] else self._share_in
-        self.without_board = share(host, layout, deadline)
+        # not at every failure: the others may be further than we are
+        self.without_board = self._handed_round(
+            host, layout.nbytes, len(host), partial(self._map, host, layout), lambda peer: self._hear(peer, deadline)
+        )
         if not self.without_board:
             self._on_board = len(host) == self.size
             self._watch(self._board.bells[self._board.me], self._board.hush)
 
-    def _share_out(self, host: list[int], layout: Layout, deadline: Deadline) -> str:
-        """The host's first rank makes the memory and gives it to the others. Why not, if not."""
+    def _new_homes(self, ranks: Sequence[int], nbytes: int, call: Call, deadline: Deadline) -> list[np.ndarray] | None:
+        step, found = -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE, []
+
+        def take(fds: list[int]) -> None:
+            found.append(np.frombuffer(segment.mapped(fds[0], step * len(ranks)), np.uint8))
+
+        def hear(peer: int) -> bytes:
+            return self._wait_for(lambda: self._notice(peer), peer, call, deadline)
+
+        if self._handed_round(ranks, step * len(ranks), 0, take, hear):
+            return None
+        return [found[0][i * step : i * step + nbytes] for i in range(len(ranks))]
+
+    def _handed_round(
+        self,
+        ranks: Sequence[int],
+        nbytes: int,
+        bells: int,
+        take: Callable[[list[int]], None],
+        hear: Callable[[int], bytes],
+    ) -> str:
+        """New memory for all of `ranks`, or none of them: each gets its descriptors by `take`. Why not, if not.
+
+        `hear` waits for a notice.
+        """
+        if self.rank == ranks[0]:
+            return self._hand_out(ranks[1:], nbytes, bells, take, hear)
+        offer, answer = hear(ranks[0]), _READY
+        try:
+            if offer:
+                take(segment.fetch(offer, bells))
+        except OSError as error:
+            answer = f"rank {self.rank}: {error}".encode()
+        self._notify(ranks[0], answer)
+        return hear(ranks[0]).decode()
+
+    def _hand_out(
+        self,
+        others: Sequence[int],
+        nbytes: int,
+        bells: int,
+        take: Callable[[list[int]], None],
+        hear: Callable[[int], bytes],
+    ) -> str:
+        """The first rank makes the memory and gives it to the others."""
         counter, offer, answers = None, b"", []
         try:
-            counter = segment.Counter(segment.make(layout), len(host))
-            self._map(counter.copies(), host, layout)
+            counter = segment.Counter(segment.make(nbytes, bells), len(others) + 1)
+            take(counter.copies())
             offer, answers = counter.offer, [_READY]
             self._watch(counter.fileno(), counter.serve)
         except OSError as error:
             answers = [f"rank {self.rank}: {error}".encode()]
         try:
-            for peer in host[1:]:
+            for peer in others:
                 self._notify(peer, offer)
-            answers += [self._hear(peer, deadline) for peer in host[1:]]
+            answers += [hear(peer) for peer in others]
         finally:
             if counter is not None:
                 self._unwatch(counter.fileno())
                 self._refused_a_stranger(counter.refused)
                 counter.close()
         verdict = next((answer for answer in answers if answer != _READY), b"")
-        for peer in host[1:]:
+        for peer in others:
             self._notify(peer, verdict)
         return verdict.decode()
 
-    def _share_in(self, host: list[int], layout: Layout, deadline: Deadline) -> str:
-        """The other ranks take it from there. Why not, if not."""
-        offer, answer = self._hear(host[0], deadline), _READY
-        try:
-            if offer:
-                self._map(segment.fetch(offer, len(host)), host, layout)
-        except OSError as error:
-            answer = f"rank {self.rank}: {error}".encode()
-        self._notify(host[0], answer)
-        return self._hear(host[0], deadline).decode()
-
-    def _map(self, fds: list[int], host: list[int], layout: Layout) -> None:
+    def _map(self, host: list[int], layout: Layout, fds: list[int]) -> None:
         """Have the board before we know whether it will be used: who knows earlier may already lend us something."""
         self._segment = segment.Segment(fds, layout)
         self._board = self._segment.board(host.index(self.rank))
@@ -223,15 +258,20 @@ class HostMemory(BoardCollectives, FrameTransport):
         """A notice has arrived."""
         self._notices.setdefault(sender, deque()).append(text.tobytes())
 
+    def _notice(self, peer: int) -> bytes | None:
+        """The next notice of a peer, if there is one."""
+        notices = self._notices.get(peer)
+        return notices.popleft() if notices else None
+
     def _hear(self, peer: int, deadline: Deadline) -> bytes:
-        """The next notice of a peer. Not at every failure: the others may be further than we are."""
-        while not (notices := self._notices.get(peer)):
+        """The next notice of a peer, while the ranks meet."""
+        while (notice := self._notice(peer)) is None:
             if peer in self._gone:
                 raise PeerLostError(f"rank {self.rank}: open: rank {peer} {self._gone[peer]}", rank=peer)
             if deadline.expired():
                 raise self._nobody([peer], deadline)
             self._pump(deadline.remaining_s())
-        return notices.popleft()
+        return notice
 
     def _unshare(self) -> None:
         """Let go of the memory, if there is any."""

@@ -48,16 +48,12 @@ class Segment:
         """Takes over the descriptors: the memory's and one bell for each rank. OSError if they are not these."""
         memory, *self._bells = fds
         try:
-            if len(self._bells) != layout.size or os.fstat(memory).st_size != layout.nbytes:
-                raise OSError("the shared memory has another size")
-            if fcntl.fcntl(memory, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-                raise OSError("the shared memory is not sealed")
-            self._map = mmap.mmap(memory, layout.nbytes)
+            self._map = mapped(memory, layout.nbytes)
+            if len(self._bells) != layout.size:
+                raise OSError(f"expected {layout.size} bells, got {len(self._bells)}")
         except OSError:
             close_all(self._bells)
             raise
-        finally:
-            os.close(memory)
         self._layout = layout
 
     def board(self, me: int) -> Board:
@@ -70,18 +66,30 @@ class Segment:
             self._map.close()
 
 
-def make(layout: Layout) -> list[int]:
+def make(nbytes: int, bells: int = 0) -> list[int]:
     """New memory, zeroed when touched, and its bells."""
     fds = [os.memfd_create("lockstep", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)]
     try:
-        os.ftruncate(fds[0], layout.nbytes)
+        os.ftruncate(fds[0], nbytes)
         fcntl.fcntl(fds[0], fcntl.F_ADD_SEALS, _SEALS)
-        for _ in range(layout.size):
+        for _ in range(bells):
             fds.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
     except OSError:
         close_all(fds)
         raise
     return fds
+
+
+def mapped(memory: int, nbytes: int) -> mmap.mmap:
+    """The memory of a descriptor, which is taken over. OSError if it is not what `make` makes."""
+    try:
+        if os.fstat(memory).st_size != nbytes:
+            raise OSError("the shared memory has another size")
+        if fcntl.fcntl(memory, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+            raise OSError("the shared memory is not sealed")
+        return mmap.mmap(memory, nbytes)
+    finally:
+        os.close(memory)
 
 
 class Counter:
@@ -126,16 +134,16 @@ class Counter:
         close_all(self._fds)
 
 
-def fetch(offer: bytes, size: int) -> list[int]:
-    """The descriptors of an offer, for `size` ranks. OSError if there is nobody, or somebody else."""
+def fetch(offer: bytes, bells: int = 0) -> list[int]:
+    """The descriptors of an offer: the memory's and the bells'. OSError if there is nobody, or somebody else."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as here:
         here.settimeout(MOMENT_S)
         here.connect(b"\0lockstep-" + offer[:-_TICKET_BYTES])
         if _user(here) != os.getuid():
             raise PermissionError("the shared memory is another user's")
         here.sendall(offer[-_TICKET_BYTES:])
-        _, fds, _, _ = socket.recv_fds(here, 1, size + 1, socket.MSG_CMSG_CLOEXEC)
-    if len(fds) != size + 1:
+        _, fds, _, _ = socket.recv_fds(here, 1, bells + 1, socket.MSG_CMSG_CLOEXEC)
+    if len(fds) != bells + 1:
         close_all(fds)
         raise OSError("the shared memory was refused")
     return fds

@@ -12,6 +12,9 @@ a slot, each cut into one chunk a rank: every rank pins up its part of the other
 its own array and the others' slots, pins the result up into the hole that its own chunk left, and copies the others'
 results. So an array is written once and read twice, whatever the number of ranks, and what is written stays in the cache.
 
+Arrays that are to be reduced again and again can live in `homes`, memory that all ranks see: then nothing is pinned up. When all are
+there, each rank combines its chunk of all arrays and writes the result into all of them; when all have, the call has ended.
+
 Not here: waiting, failing and ranks of other hosts (`zeromq`), the memory (`board`).
 """
 
@@ -26,6 +29,9 @@ import numpy as np
 
 from ddp.transport.base import Call, Deadline, Subset, Transport, chunks, divide, reduction
 from ddp.transport.board import Board
+
+# Of arrays in `homes` so many bytes of each rank at a time: they are still in the cache when the result is written to all.
+HOT_BYTES = 512 << 10
 
 Slots = dict[int, int]  # rank -> the slot in which its note is
 
@@ -60,6 +66,10 @@ class BoardCollectives(Transport):
 
     def _differ(self, peer: int, call: Call, deadline: Deadline) -> Exception:
         """Tell the others our call, wait for the peer's, and return the error."""
+        raise NotImplementedError
+
+    def _new_homes(self, ranks: Sequence[int], nbytes: int, call: Call, deadline: Deadline) -> list[np.ndarray] | None:
+        """The memory for `homes` of these ranks, which are all in the call; None if one of them cannot have it."""
         raise NotImplementedError
 
     # -- collectives --------------------------------------------------------------------------------------------------
@@ -161,7 +171,32 @@ class BoardCollectives(Transport):
     def barrier(self, call: Call, deadline: Deadline) -> None:
         if not self._on_board:
             return super().barrier(call, deadline)
-        self._rounds([slice(0, 0)], None, None, (), (), call, deadline)
+        self._together(call, deadline)
+
+    def homes(self, nbytes: int, call: Call, deadline: Deadline) -> list[np.ndarray] | None:
+        if not self._on_board:
+            return super().homes(nbytes, call, deadline)
+        self._together(call, deadline)
+        return self._new_homes(range(self.size), nbytes, call, deadline)
+
+    def all_reduce_homes(self, homes: Sequence[np.ndarray], op: str, call: Call, deadline: Deadline) -> None:
+        """Each rank reduces its chunk of all arrays where they are, and writes the result to all of them."""
+        mine = homes[self.rank]
+        if not self._on_board or mine.nbytes * (self.size - 1) <= self.tuning.direct_bytes:
+            return self.all_reduce(mine, op, call, deadline)
+        combine = reduction(op, mine.dtype, call)
+        self._together(call, deadline)
+        own = chunks(mine.size, self.size)[self.rank]
+        parts = [home[own] for home in homes]
+        result = parts.pop(self.rank)
+        for span in _cut(result.size, max(1, HOT_BYTES // mine.itemsize)):
+            hot, theirs = result[span], [part[span] for part in parts]
+            self._combine(dict(zip(self._everybody, theirs)), hot, combine, hot)
+            if op == "avg":
+                divide(hot, self.size)
+            for each in theirs:
+                each[:] = hot
+        self._together(call, deadline)
 
     # -- rounds -------------------------------------------------------------------------------------------------------
 
@@ -192,6 +227,10 @@ class BoardCollectives(Transport):
             if take:
                 take(span, slots)
             self._done(source)
+
+    def _together(self, call: Call, deadline: Deadline) -> None:
+        """Return once all ranks are here."""
+        self._rounds([slice(0, 0)], None, None, (), (), call, deadline)
 
     def _reduce(self, array: np.ndarray, op: str, root: int | None, call: Call, deadline: Deadline) -> None:
         """All-reduce in place, or reduce in place on `root`."""
@@ -303,11 +342,13 @@ class BoardCollectives(Transport):
         self._rounds(spans, fill if readers else None, take, readers, writers, call, deadline)
 
     def _combine(self, theirs: dict[int, np.ndarray], own: np.ndarray, combine: np.ufunc, out: np.ndarray) -> None:
-        """out = the operands of all ranks, combined in the order of the ranks."""
+        """out = the operands of all ranks, combined in the order of the ranks. `own` may be `out`."""
         operands = {**theirs, self.rank: own}
         so_far = operands[0]
         for rank in range(1, self.size):
-            so_far = combine(so_far, operands[rank], out=out)
+            early = out is own and rank < self.rank  # what has yet to be read must stay
+            into = out if not early else so_far if rank > 1 else None
+            so_far = combine(so_far, operands[rank], out=into)
 
     # -- notes, by rank -----------------------------------------------------------------------------------------------
 
@@ -375,6 +416,9 @@ class HostSubset(BoardCollectives, Subset):
 
     def _differ(self, peer: int, call: Call, deadline: Deadline) -> Exception:
         return self._boss._differ(self._ranks[peer], call, deadline)
+
+    def _new_homes(self, ranks: Sequence[int], nbytes: int, call: Call, deadline: Deadline) -> list[np.ndarray] | None:
+        return self._boss._new_homes([self._ranks[rank] for rank in ranks], nbytes, call, deadline)
 
 
 def mark(call: Call) -> int:

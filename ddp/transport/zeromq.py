@@ -16,7 +16,8 @@ Contract
   run there, and messages of LEND_BYTES and more are lent from there. It is set up by the connections, which go on
   telling who is alive, what went wrong and what others wait for. Where one of the ranks cannot have it, none of its
   host does, and `without_board` says why; LOCKSTEP_SHARED_MEMORY=0 switches it off. It takes up to
-  SLOTS × tuning.slot_bytes + BLOCKS × BLOCK_BYTES a rank (10 MiB by default), of which only what is used is real.
+  SLOTS × tuning.slot_bytes + BLOCKS × BLOCK_BYTES a rank (10 MiB by default), of which only what is used is real. `homes` are
+  further memory, as much as was asked for, until the last array of it is gone.
 - *Several hosts.* An all-reduce is a reduce inside each host, an all-reduce among the first ranks of the hosts, and a
   broadcast inside each host. The other collectives are the plain ones.
 - *Death.* Nothing reconnects. A connection that ends is a peer that left (its goodbye came) or died (none came). A
@@ -222,7 +223,8 @@ class ZMQTransport(HostMemory):
         self._hosts = by_host([each["host"] for each in everybody["ranks"]])
         for peer in self._others():
             self._dial(peer, endpoints[peer])
-        while missing := [peer for peer in self._others() if peer not in self._up & self._met]:
+        while len(met := self._up & self._met) < self.size - 1:
+            missing = [peer for peer in self._others() if peer not in met]
             # Not at every failure: peers may have met, gone on and failed while we are still on our way.
             if gone := [peer for peer in missing if peer in self._gone]:
                 raise PeerLostError(f"rank {self.rank}: open: rank {gone[0]} {self._gone[gone[0]]}", rank=gone[0])

@@ -31,14 +31,19 @@ def as_lies(xp: Any, x: Any, last: bool) -> Any:
     """x itself, or a copy, that lies in C order or channels-last."""
     if not last or x.ndim == 2:
         return xp.ascontiguousarray(x)
-    return xp.moveaxis(xp.ascontiguousarray(xp.moveaxis(x, 1, -1)), -1, 1)
+    return x if is_last(x) else _led(xp.ascontiguousarray(x.transpose(0, *range(2, x.ndim), 1)))
+
+
+def _led(x: Any) -> Any:
+    """(N, *, C) as (N, C, *)"""
+    return x.transpose(0, x.ndim - 1, *range(1, x.ndim - 1))
 
 
 def empty(xp: Any, shape: Ints, dtype: Any, last: bool) -> Any:
     """A new array that lies so."""
     if not last or len(shape) == 2:
         return xp.empty(shape, dtype)
-    return xp.moveaxis(xp.empty((shape[0], *shape[2:], shape[1]), dtype), -1, 1)
+    return _led(xp.empty((shape[0], *shape[2:], shape[1]), dtype))
 
 
 def _fits(x: Any, axes: Ints) -> bool:

@@ -50,13 +50,21 @@ class DNN:
 
     # -- convolution -----------------------------------------------------------------------------------------------------
 
-    def conv(self, x: Any, w: Any, out: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Any:
-        """(N, C, *in), (K, C/G, *k) -> (N, K, *out); lies as x does. The number of groups follows from the shapes."""
+    def conv(self, x: Any, w: Any, b: Any, out: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Any:
+        """(N, C, *in), (K, C/G, *k), (K) or None -> (N, K, *out); lies as x does. The number of groups follows from the shapes."""
         if not _fits(x, w):
             return None
         last, shape = is_last(x), (x.shape[0], w.shape[0], *out)
         x, w, y = self._as(x, last), self._as(w, last), empty(self._xp, shape, x.dtype, last)
-        return y if self._convolve("conv_fprop", {"image": x, "weight": w}, y, stride, padding, dilation) else None
+        how, b = (y, stride, padding, dilation), None if b is None else b.reshape(1, -1, *(1,) * len(out))
+        if b is not None and b.dtype == x.dtype:
+            if self._convolve("conv_fprop", {"image": x, "weight": w, "bias": b}, *how):
+                return y
+        if not self._convolve("conv_fprop", {"image": x, "weight": w}, *how):
+            return None
+        if b is not None:
+            y += b
+        return y
 
     def conv_input_grad(self, g: Any, w: Any, x_shape: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Any:
         """(N, K, *out), (K, C/G, *k) -> (N, C, *in)"""
@@ -104,7 +112,11 @@ class DNN:
             if unwanted:
                 graph.deselect_numeric_notes(unwanted)
             tensors = {name: self._tensor(graph, y, name, *geometry[name]) for name in inputs}
-            result = getattr(graph, kind)(**tensors, **steps)
+            bias = tensors.get("bias")
+            operands = {name: t for name, t in tensors.items() if t is not bias}
+            result = getattr(graph, kind)(**operands, **steps)
+            if bias is not None:
+                result = graph.bias(name="sum", input=result, bias=bias)
             self._output(result, *geometry["y"])
             return [*tensors.values()], [result]
 
@@ -112,63 +124,50 @@ class DNN:
 
     # -- attention -------------------------------------------------------------------------------------------------------
 
-    def attention(self, q: Any, k: Any, v: Any, causal: bool, scale: float) -> Any:
-        """(B, H, L, E), (B, H, S, E), (B, H, S, E) -> out, which lies as q does, and ln Σ e^score (B, H, L, 1) in float32."""
-        if not SWITCHES.cudnn_attention or not self._attends(q, k, v):
-            return None
-        y = self._xp.empty_like(q)
-        stats = self._xp.empty((*q.shape[:3], 1), np.float32)
-        geometry = [_geometry(a) for a in (q, k, v, y, stats)]
+    def attention(self, q: Any, k: Any, v: Any, bias: Any, causal: bool, scale: float) -> Any:
+        """(B, H, L, E), (B, H, S, E), (B, H, S, E) -> out, which lies as q does, and ln Σ e^score (B, H, L, 1) in float32. `bias`, or
+        None: finite numbers that are added to the scores, (B or 1, H or 1, L or 1, S)."""
+        y, stats = self._xp.empty_like(q), self._xp.empty((*q.shape[:3], 1), np.float32)
+        inputs = {"q": q, "k": k, "v": v} | ({} if bias is None else {"bias": bias})
+        geometry = [_geometry(a) for a in (*inputs.values(), y, stats)]
 
         def build(graph: Any) -> tuple[list[Any], list[Any]]:
-            inputs = [self._tensor(graph, q, name, *g) for name, g in zip("qkv", geometry)]
-            a, b, c = inputs
+            tensors = {name: self._tensor(graph, a, name, *_geometry(a)) for name, a in inputs.items()}
             out, log = graph.sdpa(
-                name="attention", q=a, k=b, v=c, generate_stats=True, attn_scale=scale, use_causal_mask=causal
+                name="attention", **tensors, generate_stats=True, attn_scale=scale, use_causal_mask=causal
             )
-            self._output(out, *geometry[3])
-            self._output(log, *geometry[4]).set_data_type(self._cudnn.data_type.FLOAT)
-            return inputs, [out, log]
+            self._output(out, *geometry[-2])
+            self._output(log, *geometry[-1]).set_data_type(self._cudnn.data_type.FLOAT)
+            return [*tensors.values()], [out, log]
 
         key = ("attention", q.dtype.num, causal, scale, *((tuple(s), tuple(t)) for s, t in geometry))
-        return (y, stats) if self._run(key, q, build, [q, k, v, y, stats]) else None
+        return (y, stats) if self._run(key, q, build, [*inputs.values(), y, stats]) else None
 
-    def attention_grad(self, g: Any, q: Any, k: Any, v: Any, y: Any, stats: Any, causal: bool, scale: float) -> Any:
+    def attention_grad(
+        self, g: Any, q: Any, k: Any, v: Any, y: Any, stats: Any, bias: Any, causal: bool, scale: float
+    ) -> Any:
         """(dq, dk, dv)"""
-        xp = self._xp
-        g = xp.ascontiguousarray(g)
-        results = [xp.empty_like(a) for a in (q, k, v)]
-        arrays = [q, k, v, y, g, stats, *results]
-        geometry = [_geometry(a) for a in arrays]
+        results = [self._xp.empty_like(a) for a in (q, k, v)]
+        inputs = {"q": q, "k": k, "v": v, "o": y, "dO": self._xp.ascontiguousarray(g), "stats": stats}
+        inputs |= {} if bias is None else {"bias": bias}
+        geometry = [_geometry(a) for a in (*inputs.values(), *results)]
 
         def build(graph: Any) -> tuple[list[Any], list[Any]]:
-            inputs = [self._tensor(graph, q, name, *at) for name, at in zip(("q", "k", "v", "o", "do"), geometry)]
-            log = self._tensor(graph, stats, "stats", *geometry[5])
-            a, b, c, o, do = inputs
+            tensors = {name: self._tensor(graph, a, name, *_geometry(a)) for name, a in inputs.items()}
             grads = graph.sdpa_backward(
-                name="attention_grad", q=a, k=b, v=c, o=o, dO=do, stats=log, attn_scale=scale, use_causal_mask=causal,
+                name="attention_grad", **tensors, attn_scale=scale, use_causal_mask=causal,
                 use_deterministic_algorithm=SWITCHES.deterministic,
             )  # fmt: skip
-            for t, at in zip(grads, geometry[6:]):
+            for t, at in zip(grads, geometry[-3:]):
                 self._output(t, *at)
-            return [*inputs, log], list(grads)
+            return [*tensors.values()], list(grads)
 
         key = ("attention_grad", q.dtype.num, causal, scale, *((tuple(s), tuple(t)) for s, t in geometry))
-        return tuple(results) if self._run(key, q, build, arrays) else None
+        return tuple(results) if self._run(key, q, build, [*inputs.values(), *results]) else None
 
-    def _attends(self, q: Any, k: Any, v: Any) -> bool:
-        same = (
-            q.ndim == k.ndim == v.ndim == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2] and k.shape[2] == v.shape[2]
-        )
-        heads = q.shape[-1] == k.shape[-1] == v.shape[-1] <= _HEAD and q.shape[-1] % 8 == 0
-        two_bytes = q.dtype.num in _TWO_BYTES and q.dtype == k.dtype == v.dtype
-        return (
-            same
-            and heads
-            and two_bytes
-            and bool(q.size and k.size)
-            and all(a.strides[-1] == a.itemsize for a in (q, k, v))
-        )
+    def attends(self, q: Any, k: Any, v: Any) -> bool:
+        """Whether attention of these is cuDNN's case."""
+        return bool(SWITCHES.cudnn_attention) and _attends(q, k, v)
 
     # -- graphs and plans --------------------------------------------------------------------------------------------------
 
@@ -181,7 +180,7 @@ class DNN:
 
     def _run(self, key: Any, like: Any, build: Build, buffers: list[Any]) -> bool:
         """Run the plan for `key` on these arrays, building it at first; False if cuDNN has none."""
-        device, key = like.device.id, (SWITCHES.deterministic, SWITCHES.benchmark, *key)
+        device, key = like.data.device_id, (SWITCHES.deterministic, SWITCHES.benchmark, *key)
         with self._lock:
             if device not in self._handles:
                 self._handles[device] = self._cudnn.create_handle()
@@ -232,6 +231,19 @@ class DNN:
 class _Plan:
     def __init__(self, graph: Any, uids: list[int], workspace: int):
         self.graph, self.uids, self.bytes = graph, uids, workspace
+
+
+def _attends(q: Any, k: Any, v: Any) -> bool:
+    same = q.ndim == k.ndim == v.ndim == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2] and k.shape[2] == v.shape[2]
+    return (
+        same
+        and q.shape[-1] == k.shape[-1] == v.shape[-1] <= _HEAD
+        and q.shape[-1] % 8 == 0
+        and q.dtype.num in _TWO_BYTES
+        and q.dtype == k.dtype == v.dtype
+        and bool(q.size and k.size)
+        and all(a.strides[-1] == a.itemsize for a in (q, k, v))
+    )
 
 
 def _fits(*arrays: Any) -> bool:

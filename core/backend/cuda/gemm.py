@@ -1,5 +1,5 @@
-"""Every product of matrices, by cuBLASLt through nvmath's bindings: operands as they lie, batches by strides, bias and GELU in the same
-call.
+"""Every product of matrices, by cuBLASLt through nvmath's bindings: operands as they lie, batches by strides, bias and ReLU or GELU in the
+same call.
 
 CuPy's own product copies batched operands, widens or refuses their two-byte types, and cannot be captured in a graph; it is only what
 answers without nvmath. float16 and bfloat16 are accumulated in float32.
@@ -67,7 +67,7 @@ class Product(NamedTuple):
     kind: int
     alignments: tuple[int, int, int]
     bias: bool
-    gelu: bool
+    act: str  # "", "relu", "gelu" (its tanh form) or "gelu_aux", which writes what it is applied to as well
     tf32: bool
 
 
@@ -88,15 +88,29 @@ class Gemm:
             raise missing_library("nvidia-cublas", "products by cuBLASLt", "cuda13") from None
         self._xp, self._lt, self._compute = xp, cublasLt, cublas.ComputeType
         self._handles: dict[int, int] = {int(xp.cuda.runtime.getDevice()): handle}
-        self._workspaces: dict[
-            tuple[int, int], Any
-        ] = {}  # device and stream -> memory, our own so that captured graphs may keep its address
+        self._workspaces: dict[tuple[int, int], Any] = {}  # by device and stream
+        self._rooms: dict[int, int] = {}
         self._plans: dict[tuple[int, Product], _Plan | None] = {}
         self._lock = threading.Lock()  # a plan's descriptor holds the pointers of one call
-        self._scalars = {d: (np.ones(1, d), np.zeros(1, d)) for d in (np.float32, np.float64)}
+        self._numbers = [np.array([1, 0], d) for d in (np.float32, np.float64)]
+        self._scalars = [
+            (v.ctypes.data, v.ctypes.data + v.itemsize) for v in self._numbers
+        ]  # of 1 and 0, by "is it double"
+        self._pointer = np.zeros(1, np.int64)
+        self._pointer_at = self._pointer.ctypes.data
 
-    def matmul(self, x: Any, y: Any, bias: Any = None, gelu: bool = False) -> Any:
-        """(*, m, k) @ (*, k, n) + (n) -> (*, m, n); with `gelu` its tanh form is applied. None where it is not our case."""
+    def linear_gelu(self, x: Any, y: Any, bias: Any) -> Any:
+        """gelu(z) in its tanh form, and z: (*, m, k) @ (k, n) + (n) -> (*, m, n), twice. None where it is not our case."""
+        n = y.shape[1]
+        if n % 8 or x.ndim < 2:  # cuBLASLt's rule for the second result
+            return None
+        z = self._xp.empty((x.size // x.shape[-1], n), x.dtype)
+        g = self.matmul(x, y, bias, "gelu_aux", z)
+        return None if g is None else (g, z.reshape(g.shape))
+
+    def matmul(self, x: Any, y: Any, bias: Any = None, act: str = "", aux: Any = None) -> Any:
+        """(*, m, k) @ (*, k, n) + (n) -> (*, m, n); `act`: see `Product`, `aux` (m, n) is its second result. None where it is not our
+        case."""
         kind = _TYPES.get(x.dtype.num)
         if kind is None or y.dtype != x.dtype or x.ndim < 2 or y.ndim < 2 or not x.size or not y.size:
             return None
@@ -104,79 +118,94 @@ class Gemm:
             return None
         if y.ndim == 2 and x.ndim > 2:  # one product over all rows
             rows = self._xp.ascontiguousarray(x).reshape(-1, x.shape[-1])
-            z = self.matmul(rows, y, bias, gelu)
+            z = self.matmul(rows, y, bias, act, aux)
             return None if z is None else z.reshape(*x.shape[:-1], y.shape[1])
-        x, y = self._dense(x), self._dense(y)
+        (x, xs), (y, ys) = self._laid(x), self._laid(y)
+        if x.ndim == y.ndim == 2:
+            z = self._xp.empty((x.shape[0], y.shape[1]), x.dtype)
+            pointers = x.data.ptr, y.data.ptr, z.data.ptr
+            return z if self._run(x, y, xs, ys, kind, (1, 0, 0), pointers, bias, act, aux) else None
         lead = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
         size, steps = merged(lead, [_batch_strides(x, lead), _batch_strides(y, lead)])
         if len(size) > 1 and np.prod(size[:-1]) > _MOST_LOOPS:
-            x, y = self._xp.ascontiguousarray(x), self._xp.ascontiguousarray(y)
+            (x, xs), (y, ys) = (self._laid(self._xp.ascontiguousarray(a)) for a in (x, y))
             size, steps = merged(lead, [_batch_strides(x, lead), _batch_strides(y, lead)])
         z = self._xp.empty((*lead, x.shape[-2], y.shape[-1]), x.dtype)
-        batch, (x_step, y_step) = (size[-1], (s[-1] for s in steps)) if size else (1, (0, 0))
-        outer = size[:-1]
-        for number, at in enumerate(np.ndindex(*outer)):
+        batch = (size[-1], steps[0][-1], steps[1][-1]) if size else (1, 0, 0)
+        for number, at in enumerate(np.ndindex(*size[:-1])):
             x_at, y_at = (sum(i * s for i, s in zip(at, walk)) * x.itemsize for walk in steps)
-            z_at = number * batch * z.shape[-2] * z.shape[-1] * z.itemsize
+            z_at = number * batch[0] * z.shape[-2] * z.shape[-1] * z.itemsize
             pointers = x.data.ptr + x_at, y.data.ptr + y_at, z.data.ptr + z_at
-            if not self._run(x, y, kind, batch, x_step, y_step, pointers, bias, gelu):
+            if not self._run(x, y, xs, ys, kind, batch, pointers, bias, act, aux):
                 return None
         return z
 
-    def _dense(self, a: Any) -> Any:
-        """a, or a copy of it where cuBLASLt cannot see a as it lies."""
-        return (
-            a
-            if seen(a.shape, [s // a.itemsize for s in a.strides]) and min(a.strides) >= 0
-            else self._xp.ascontiguousarray(a)
-        )
+    def _laid(self, a: Any) -> tuple[Any, Matrix]:
+        """a, or a copy of it where cuBLASLt cannot see a as it lies, and how it lies."""
+        strides = [s // a.itemsize for s in a.strides]
+        found = seen(a.shape, strides) if min(strides) >= 0 else None
+        if found is None:
+            a = self._xp.ascontiguousarray(a)
+            found = seen(a.shape, [s // a.itemsize for s in a.strides])
+            assert found is not None
+        return a, found
 
     def _run(
         self,
         x: Any,
         y: Any,
+        xs: Matrix,
+        ys: Matrix,
         kind: int,
-        batch: int,
-        x_step: int,
-        y_step: int,
+        batch: tuple[int, int, int],
         pointers: tuple[int, int, int],
         bias: Any,
-        gelu: bool,
+        act: str,
+        aux: Any,
     ) -> bool:
-        xs, ys = (seen(a.shape, [s // a.itemsize for s in a.strides]) for a in (x, y))
-        assert xs is not None and ys is not None
+        """One call; `batch`: how many products, and the steps of x and y from one to the next. False if cuBLASLt has no algorithm."""
         x_at, y_at, z_at = pointers
         alignments = _alignment(x_at), _alignment(y_at), _alignment(z_at)
-        (m, k), n, has_bias = x.shape[-2:], y.shape[-1], bias is not None
         product = Product(
-            m, n, k, xs, ys, batch, x_step, y_step, kind, alignments, has_bias, gelu, SWITCHES.matmul_tf32
-        )
-        device = x.device.id
+            x.shape[-2], y.shape[-1], x.shape[-1], xs, ys, *batch, kind, alignments, bias is not None, act, SWITCHES.matmul_tf32
+        )  # fmt: skip
+        device = x.data.device_id
         with self._lock:
             if (device, product) not in self._plans:
                 self._plans[device, product] = self._planned(device, product)
             plan = self._plans[device, product]
             if plan is None:
                 return False
-            lt, stream = self._lt, self._xp.cuda.get_current_stream().ptr
-            workspace = self._workspace(device, stream)
+            lt, current = self._lt, self._xp.cuda.get_current_stream()
+            workspace, room = self._workspace(device, current), self._room(device)
             if bias is not None:
-                self._set("matmul_desc", plan.product, lt.MatmulDescAttribute.BIAS_POINTER, bias.data.ptr)
-            one, zero = (v.ctypes.data for v in self._scalars[np.float64 if kind == _DOUBLE else np.float32])
+                self._point(plan.product, lt.MatmulDescAttribute.BIAS_POINTER, bias)
+            if aux is not None:
+                self._point(plan.product, lt.MatmulDescAttribute.EPILOGUE_AUX_POINTER, aux)
+            one, zero = self._scalars[kind == _DOUBLE]
             operands = one, y_at, plan.a, x_at, plan.b, zero, z_at, plan.d, z_at, plan.d
-            lt.matmul(
-                self._handles[device], plan.product, *operands, plan.found.ptr, workspace.ptr, workspace.size, stream
-            )
+            lt.matmul(self._handles[device], plan.product, *operands, plan.found.ptr, workspace.ptr, room, current.ptr)
         return True
 
-    def _workspace(self, device: int, stream: int) -> Any:
-        found = self._workspaces.get((device, stream))
+    def _point(self, product: int, attribute: Any, array: Any) -> None:
+        self._pointer[0] = array.data.ptr
+        self._lt.matmul_desc_set_attribute(product, int(attribute), self._pointer_at, 8)
+
+    def _workspace(self, device: int, stream: Any) -> Any:
+        """Of a stream its own. A graph that is captured takes its from its pool, since it may run beside later work of this stream."""
+        if stream.is_capturing():
+            return self._xp.cuda.alloc(self._room(device))  # goes back to that pool at once, and is used again in order
+        found = self._workspaces.get((device, stream.ptr))
         if found is None:
-            hopper = self._xp.cuda.runtime.getDeviceProperties(device)["major"] >= 9
-            found = self._workspaces[device, stream] = self._xp.cuda.Memory(
-                (32 if hopper else 8) << 20
-            )  # cuBLAS's own defaults
+            found = self._workspaces[device, stream.ptr] = self._xp.cuda.Memory(self._room(device))
         return found
+
+    def _room(self, device: int) -> int:
+        """Bytes of a workspace: cuBLAS's own defaults."""
+        if device not in self._rooms:
+            hopper = self._xp.cuda.runtime.getDeviceProperties(device)["major"] >= 9
+            self._rooms[device] = (32 if hopper else 8) << 20
+        return self._rooms[device]
 
     def _planned(self, device: int, p: Product) -> _Plan | None:
         """Descriptors and an algorithm; None if cuBLASLt has none."""
@@ -190,9 +219,11 @@ class Gemm:
         attribute = lt.MatmulDescAttribute
         self._set("matmul_desc", product, attribute.TRANSA, _TRANSPOSED * p.y.flipped)
         self._set("matmul_desc", product, attribute.TRANSB, _TRANSPOSED * p.x.flipped)
-        if p.bias or p.gelu:
-            epilogue = lt.Epilogue.GELU_BIAS if p.bias and p.gelu else lt.Epilogue.GELU if p.gelu else lt.Epilogue.BIAS
-            self._set("matmul_desc", product, attribute.EPILOGUE, int(epilogue))
+        if p.bias or p.act:
+            name = "_".join(filter(None, (p.act.upper(), "BIAS" * p.bias)))
+            self._set("matmul_desc", product, attribute.EPILOGUE, int(getattr(lt.Epilogue, name)))
+        if p.act == "gelu_aux":
+            self._set("matmul_desc", product, attribute.EPILOGUE_AUX_LD, p.n)
         a = self._layout(p, (p.k, p.n) if p.y.flipped else (p.n, p.k), p.y.ld, p.y_step)
         b = self._layout(p, (p.m, p.k) if p.x.flipped else (p.k, p.m), p.x.ld, p.x_step)
         d = self._layout(p, (p.n, p.m), p.n, p.n * p.m)
@@ -202,7 +233,7 @@ class Gemm:
             "matmul_preference",
             preference,
             limits.MAX_WORKSPACE_BYTES,
-            self._workspace(device, self._xp.cuda.get_current_stream().ptr).size,
+            self._room(device),
         )
         x_align, y_align, z_align = p.alignments
         for name, bytes_ in (("A", y_align), ("B", x_align), ("C", z_align), ("D", z_align)):

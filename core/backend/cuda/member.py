@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from core.backend.base import Backend, Ints, conv_out_shape
 from core.backend.cuda import (
+    attention,
     channels,
     dnn,
     embedding,
@@ -23,6 +25,7 @@ from core.backend.cuda import (
     rows,
 )
 from core.backend.cuda.launch import Launch, Launcher, is_float
+from core.backend.cuda.namespace import Namespace
 from core.backend.switches import SWITCHES
 from core.errors import DeviceError, missing_library
 
@@ -45,7 +48,8 @@ class CUDABackend(Backend):
     _dnn: dnn.DNN | None = None
     launch: Launch | None
     memory: memory.Counter
-    fused: Mapping[Any, Callable[..., Any]] = {**pointwise.fused(), **rows.fused()}
+    second_device = "core.cuda.guard:install"  # is called with this backend when arrays come to lie on a second one
+    fused: Mapping[Any, Callable[..., Any]] = {**pointwise.fused(), **rows.fused(), **attention.fused()}
 
     def __init__(self) -> None:
         try:
@@ -62,8 +66,9 @@ class CUDABackend(Backend):
         cupy.cuda.set_allocator(self.memory.counted(cupy.get_default_memory_pool().malloc))
 
     def _open(self, xp: Any, array_type: type, launch: Launch | None) -> None:
-        self.xp, self.array_type, self.launch = xp, array_type, launch
+        self.xp, self.array_type, self.launch = Namespace(xp), array_type, launch
         self.memory = memory.Counter(xp)
+        self._used: set[int] = set()  # devices that arrays have come to
         self._read: deque[tuple[Any, np.ndarray]] = (
             deque()
         )  # pinned arrays that are being read, and when that has ended
@@ -76,16 +81,26 @@ class CUDABackend(Backend):
     # -- arrays in, out and about ----------------------------------------------------------------------------------------
 
     def index_of(self, array: Any) -> int:
-        return int(array.device.id)
+        return int(array.data.device_id)
+
+    def current(self) -> int:
+        return int(self.xp.cuda.runtime.getDevice())
 
     def count(self) -> int:
         return int(self.xp.cuda.runtime.getDeviceCount())
 
+    def made(self, make: Callable[[Any], Any], index: int | None = None) -> Any:
+        index = self._checked(index)
+        self.using(index)
+        with self.xp.cuda.Device(index):
+            return make(self.xp)
+
     def from_numpy(self, array: np.ndarray, index: int | None = None, non_blocking: bool = False) -> Any:
         """`non_blocking`: if the array is pinned, the copy only begins here, and the array must stay as it is until it has ended."""
+        self.using(self._checked(index))
         if index is None:
             return self._copied(array, non_blocking)
-        with self.xp.cuda.Device(self._checked(index)):
+        with self.xp.cuda.Device(index):
             return self._copied(array, non_blocking)
 
     def _copied(self, array: np.ndarray, non_blocking: bool) -> Any:
@@ -96,21 +111,32 @@ class CUDABackend(Backend):
     def copied(self, array: Any, index: int | None) -> Any:
         """From GPU to GPU, after the work on both that was asked for so far; the source stays until it has been read."""
         index, cuda = self._checked(index), self.xp.cuda
+        self.using(index)
         with cuda.Device(self.index_of(array)):
-            source, array = cuda.get_current_stream(), self.xp.ascontiguousarray(array)
-            written = source.record()
+            source = cuda.get_current_stream()
+            if not array.flags.c_contiguous:  # `ascontiguousarray` would give what has no dimension one
+                array = self.xp.ascontiguousarray(array)
+            written = self.event(source)
         with cuda.Device(index):
             here = cuda.get_current_stream()
             here.wait_event(written)
             y = self.xp.asarray(array)  # which copies to the current device
-            read = here.record()
+            read = self.event(here)
         with cuda.Device(self.index_of(array)):
             source.wait_event(read)
         return y
 
+    def using(self, index: int) -> None:
+        """Arrays come to lie on this device."""
+        if index not in self._used:
+            self._used.add(index)
+            if len(self._used) == 2:
+                module, _, name = self.second_device.partition(":")
+                getattr(import_module(module), name)(self)
+
     def _checked(self, index: int | None) -> int:
         if index is None:
-            return int(self.xp.cuda.runtime.getDevice())
+            return self.current()
         if index >= self.count():
             raise DeviceError(f"device 'cuda:{index}': expected an index below {self.count()}, the number of GPUs")
         return index
@@ -121,7 +147,7 @@ class CUDABackend(Backend):
         if memory.is_pinned(self.xp, array):
             while self._read and self._read[0][0].done:
                 self._read.popleft()
-            self._read.append((self.xp.cuda.get_current_stream().record(), array))
+            self._read.append((self.event(), array))
 
     def to_numpy(self, array: Any) -> np.ndarray:
         return self.xp.asnumpy(array)
@@ -146,6 +172,15 @@ class CUDABackend(Backend):
             return None
         return y
 
+    def event(self, stream: Any = None) -> Any:
+        """An event behind the work that a stream, by default the current one, has so far; one that is not timed costs less."""
+        event = self.xp.cuda.Event(disable_timing=True)
+        event.record(stream)
+        return event
+
+    def hold(self, array: Any, stream: Any) -> None:
+        self.memory.used_on(array, stream.raw)
+
     def synchronize(self) -> None:
         self.xp.cuda.get_current_stream().synchronize()
 
@@ -165,7 +200,7 @@ class CUDABackend(Backend):
 
     # -- products --------------------------------------------------------------------------------------------------------
 
-    def matmul(self, x: Any, y: Any) -> Any:
+    def matmul(self, x: Any, y: Any, out: Any = None) -> Any:
         if x.ndim == 1 or y.ndim == 1:
             z = self.matmul(x[None] if x.ndim == 1 else x, y[:, None] if y.ndim == 1 else y)
             z = z[..., 0] if y.ndim == 1 else z
@@ -181,15 +216,36 @@ class CUDABackend(Backend):
         y = None if self.gemm is None or b is None or x.ndim < 2 else self.gemm.matmul(x, w.T, b)
         return super().linear(x, w, b) if y is None else y
 
-    def linear_gelu(self, x: Any, w: Any, b: Any) -> Any:
-        """gelu(x wᵀ + b) in its tanh form: one call of cuBLASLt where there is one."""
-        y = None if self.gemm is None or x.ndim < 2 else self.gemm.matmul(x, w.T, b, gelu=True)
-        if y is not None:
-            return y
-        z = self.matmul(x, w.T)
-        y = pointwise.run(self, "bias_gelu_tanh", (z, b))
-        assert y is not None, f"linear_gelu: no kernel for {x.dtype}"
-        return y
+    # -- chains ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def fuses_chains(self) -> bool:  # type: ignore[override]
+        """Where there are kernels."""
+        return self.launch is not None
+
+    def linear_relu(self, x: Any, w: Any, b: Any) -> Any:
+        y = None if self.gemm is None else self.gemm.matmul(x, w.T, b, "relu")
+        return self.add_relu(self.matmul(x, w.T), b) if y is None else y
+
+    def linear_gelu(self, x: Any, w: Any, b: Any) -> tuple[Any, Any]:
+        found = None if self.gemm is None else self.gemm.linear_gelu(x, w.T, b)
+        return super().linear_gelu(x, w, b) if found is None else found
+
+    def add_relu(self, x: Any, y: Any) -> Any:
+        z = pointwise.run(self, "add_relu", (x, y))
+        return super().add_relu(x, y) if z is None else z
+
+    def add_gelu(self, x: Any, y: Any, approximate: str) -> Any:
+        z = pointwise.run(self, "add_gelu" if approximate == "none" else "add_gelu_tanh", (x, y))
+        return super().add_gelu(x, y, approximate) if z is None else z
+
+    def add_gelu_grad(self, g: Any, x: Any, y: Any, approximate: str) -> Any:
+        d = pointwise.run(self, "add_gelu.x" if approximate == "none" else "add_gelu_tanh.x", (g, x, y))
+        return super().add_gelu_grad(g, x, y, approximate) if d is None else d
+
+    def kept(self, x: Any, keep: Any, scale: float) -> Any:
+        y = philox.kept(self, x, keep, scale)
+        return super().kept(x, keep, scale) if y is None else y
 
     # -- updates and scatter ---------------------------------------------------------------------------------------------
 
@@ -211,12 +267,8 @@ class CUDABackend(Backend):
 
     def conv(self, x: Any, w: Any, b: Any | None, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
         out = conv_out_shape(x.shape[2:], w.shape[2:], stride, padding, dilation)
-        y = None if self.dnn is None else self.dnn.conv(x, w, out, stride, padding, dilation)
-        if y is None:
-            return super().conv(x, w, b, stride, padding, dilation, groups)
-        if b is not None:
-            y += b.reshape(-1, *(1,) * len(out))
-        return y
+        y = None if self.dnn is None else self.dnn.conv(x, w, b, out, stride, padding, dilation)
+        return super().conv(x, w, b, stride, padding, dilation, groups) if y is None else y
 
     def conv_input_grad(
         self, g: Any, w: Any, x_shape: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int
@@ -298,34 +350,6 @@ class CUDABackend(Backend):
         found = rows.rms_norm_grad(self, g, x, w, rstd, axes)
         return super().rms_norm_grad(g, x, w, rstd, axes) if found is None else found
 
-    # -- attention -------------------------------------------------------------------------------------------------------
-    # What the gradient needs of cuDNN's forward pass, the output and ln Σ e^score, travels in the place of the probabilities, as one flat
-    # float32 array: (1, n) for causal attention, (n,) without. No probabilities are of either shape: they have four dimensions there.
-
-    def attention(self, q: Any, k: Any, v: Any, mask: Any, drop: Any, causal: bool, scale: float) -> tuple[Any, Any]:
-        found = (
-            self.dnn.attention(q, k, v, causal, scale)
-            if self.dnn is not None and mask is None and drop is None
-            else None
-        )
-        if found is None:
-            return super().attention(q, k, v, mask, drop, causal, scale)
-        y, stats = found
-        saved = self.xp.concatenate([self.xp.ascontiguousarray(y).reshape(-1).view(np.float32), stats.reshape(-1)])
-        return y, saved[None] if causal else saved
-
-    def attention_grad(self, g: Any, q: Any, k: Any, v: Any, drop: Any, p: Any, scale: float) -> tuple[Any, Any, Any]:
-        if q.ndim != 4 or p.ndim > 2 or self._dnn is None:
-            return super().attention_grad(g, q, k, v, drop, p, scale)
-        flat, causal = p.reshape(-1), p.ndim == 2
-        size = q.size * q.itemsize // 4
-        y, stats = flat[:size].view(q.dtype).reshape(q.shape), flat[size:].reshape(*q.shape[:3], 1)
-        found = self._dnn.attention_grad(g, q, k, v, y, stats, causal, scale)
-        if found is None:  # no plan back: once more with probabilities
-            _, p = super().attention(q, k, v, None, None, causal, scale)
-            return super().attention_grad(g, q, k, v, None, p, scale)
-        return found
-
     # -- recurrence ------------------------------------------------------------------------------------------------------
 
     def lstm(self, *args: Any) -> tuple[Any, ...]:
@@ -349,6 +373,14 @@ class CUDABackend(Backend):
     def erf(self, x: Any) -> Any:
         y = pointwise.run(self, "erf", (x,))
         return super().erf(x) if y is None else y
+
+    def add(self, x: Any, y: Any, out: Any = None) -> Any:
+        z = pointwise.run(self, "add", (x, y), (), out) if isinstance(y, self.array_type) else None
+        return super().add(x, y, out) if z is None else z
+
+    def relu(self, x: Any, out: Any = None) -> Any:
+        y = pointwise.run(self, "relu", (x,), (), out)
+        return super().relu(x, out) if y is None else y
 
     def relu_grad(self, g: Any, y: Any) -> Any:
         dx = pointwise.run(self, "relu.x", (g, y))
@@ -381,6 +413,16 @@ class CUDABackend(Backend):
     def dropout_mask(self, shape: Ints, dtype: Any, p: float, draw: philox.Draw, advance: Any = None) -> Any:
         """0 or 1/(1 − p), with the bits of `core.philox`; None where the kernels do not serve."""
         return philox.dropout_mask(self, shape, dtype, p, draw, advance)
+
+    def draws(self, dtype: np.dtype) -> bool:
+        """Whether the kernels draw for arrays of this dtype."""
+        return self.launch is not None and philox.serves(dtype)
+
+    def dropout_add(
+        self, x: Any, residual: Any, scale: float, p: float, draw: philox.Draw, advance: Any
+    ) -> tuple[Any, Any]:
+        """residual + x·mask and what was kept: see `philox.dropout_add`."""
+        return philox.dropout_add(self, x, residual, scale, p, draw, advance)
 
     def serves_updates(self, arrays: Sequence[Any]) -> bool:
         """Whether `sgd_`, `adam_` and `unscale_` take these arrays together."""

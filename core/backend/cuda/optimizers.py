@@ -36,6 +36,13 @@ class Control:
     inverse_scale: Any = None
     found_inf: Any = None
 
+    def on(self, be: Any, index: int) -> Control:
+        """The same on another device, if it is another."""
+        values = (self.lr, self.inverse_scale, self.found_inf)
+        if all(a is None or be.index_of(a) == index for a in values):
+            return self
+        return Control(*(None if a is None else be.copied(a, index) for a in values))
+
     def pointers(self) -> np.ndarray:
         return np.array(
             tuple(0 if a is None else a.data.ptr for a in (self.lr, self.inverse_scale, self.found_inf)), _CONTROL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -50,24 +51,33 @@ def _flat(be: Any, of: Any, arrays: Sequence[Any], scalars: Sequence[Any], out: 
 
 
 def _strided(be: Any, of: Any, arrays: Sequence[Any], scalars: Sequence[Any], out: Any) -> Any:
-    shape = np.broadcast_shapes(*(a.shape for a in arrays))
-    size, strides = merged(shape, [_strides(a, shape) for a in arrays])
-    if len(size) > MAX_DIMS or (out is not None and out.shape != shape):
+    lies = tuple((a.shape, a.strides) for a in arrays)
+    shape, geometry = _geometry(lies, arrays[0].itemsize)
+    if geometry is None or (out is not None and out.shape != shape):
         return None
     y = be.xp.empty(shape, arrays[0].dtype) if out is None else out
     if y.size:
-        geometry = np.zeros((), _STRIDED)
-        geometry["dims"], geometry["size"][: len(size)] = len(size), size
-        for k, s in enumerate(strides):
-            geometry["stride"][k, : len(s)] = s
         be.launch(of, "strided", blocks(y.size, most=1 << 30), (256,), y, *arrays, *scalars, np.int64(y.size), geometry)
     return y
 
 
-def _strides(a: Any, shape: Sequence[int]) -> list[int]:
-    """Strides in elements of an array that is broadcast to a shape."""
-    own = [0 if n == 1 else s // a.itemsize for n, s in zip(a.shape, a.strides)]
-    return [0] * (len(shape) - a.ndim) + own
+@functools.lru_cache(maxsize=4096)
+def _geometry(lies: tuple[tuple[Any, Any], ...], itemsize: int) -> tuple[tuple[int, ...], Any]:
+    """The common shape of arrays by their shapes and strides, and what the kernel is told; None where it has too many dimensions."""
+    shape = np.broadcast_shapes(*(own for own, _ in lies))
+    size, strides = merged(shape, [_strides(*lie, itemsize, len(shape)) for lie in lies])
+    if len(size) > MAX_DIMS:
+        return shape, None
+    geometry = np.zeros((), _STRIDED)
+    geometry["dims"], geometry["size"][: len(size)] = len(size), size
+    for k, s in enumerate(strides):
+        geometry["stride"][k, : len(s)] = s
+    return shape, geometry
+
+
+def _strides(shape: Sequence[int], strides: Sequence[int], itemsize: int, ndim: int) -> list[int]:
+    """Strides in elements of an array that is broadcast to more dimensions."""
+    return [0] * (ndim - len(shape)) + [0 if n == 1 else s // itemsize for n, s in zip(shape, strides)]
 
 
 def merged(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:

@@ -3,6 +3,8 @@
     library      the shared library: found, loaded on first use, its prototypes and constants, ownership of what it makes
     primitives   a primitive with its operands as a call on arrays, cached for each thread
     kernels      the kernels of `core.backend.base` in such calls
+    passes       what does several things to each element in one pass: a step of Adam, e^(x − m)
+    stack        where the stack stands when a kernel begins, which half its speed may hang on
     images       those of (N, C, *): convolution, pooling, batch normalisation, and the order in memory
     winograd     3×3 convolutions with a quarter of the multiplications
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
 from core.backend import threads
 from core.backend.onednn import library as c
+from core.backend.onednn.kernels import SPILLED
 from core.backend.onednn.primitives import Builder, Call, cached, strides_of
 
 _LEAST = 1 << 12  # scores; below, NumPy is as fast
@@ -69,7 +71,7 @@ def attention_grad(
     if not several and not _fits(q, k, v):
         return None
     blocks = _blocks(length, keys, several)
-    dq, dk, dv = np.empty_like(q), np.empty_like(k), np.empty_like(v)
+    dq, dk, dv = _room(q, k, v)
     q, k = q * q.dtype.type(scale), k * k.dtype.type(scale)
     v = v if several else v.copy(order="K")
     g = g if strides_of(g) is not None else np.ascontiguousarray(g)
@@ -90,6 +92,28 @@ def attention_grad(
             assert not several, "oneDNN has computed the probabilities, but not their gradient"
             return None
     return dq, dk, dv
+
+
+def _room(*xs: np.ndarray) -> list[np.ndarray]:
+    """New arrays that lie as these do: pieces of one array if these are, so that the whole needs no copy to have its gradient."""
+    base, x = xs[0].base, xs[0]
+    places = [a.__array_interface__["data"][0] for a in xs]
+    step = places[1] - places[0]
+    if (
+        base is not None and base.flags.c_contiguous and base.dtype == x.dtype and base.size == len(xs) * x.size
+        and all(a.base is base and a.shape == x.shape and a.strides == x.strides for a in xs)
+        and all(b - a == step for a, b in pairwise(places)) and _are_apart((len(xs), *x.shape), (step, *x.strides))
+    ):  # fmt: skip
+        whole, start = np.empty(base.shape, base.dtype), base.__array_interface__["data"][0]
+        return [np.ndarray(x.shape, x.dtype, whole, place - start, x.strides) for place in places]
+    return [np.empty_like(a) for a in xs]
+
+
+@lru_cache(maxsize=256)
+def _are_apart(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether no two elements lie in one place: each stride passes all that lies within it."""
+    sides = sorted((s, n) for s, n in zip(strides, shape) if n > 1)
+    return all(s > 0 for s, _ in sides) and all(within * n <= s for (within, n), (s, _) in pairwise(sides))
 
 
 def _fits(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> bool:
@@ -171,7 +195,7 @@ def _softmax(s_: np.ndarray) -> bool:
     def build(b: Builder) -> Call:
         d = b.packed(s_.shape, c.F32)
         p = b.descriptor("softmax_forward", c.TRAINING, c.SOFTMAX, d, d, s_.ndim - 1)
-        return b.call(p, {c.SRC: d}, {c.DST: d})
+        return b.call(p, {c.SRC: d}, {c.DST: d}, spills=s_.size >= SPILLED)
 
     call = cached(("softmax", s_.shape, c.F32), build)
     if call is None:

@@ -47,7 +47,7 @@ def in_c_order(x: np.ndarray) -> np.ndarray | None:
     if not _fits(x) or not lies_channels_last(x):
         return None
     y = np.empty(x.shape, x.dtype)
-    return y if _reorder(x, y) else None
+    return y if reorder(x, y) else None
 
 
 def cast(x: np.ndarray, dtype: Any) -> np.ndarray | None:
@@ -56,11 +56,13 @@ def cast(x: np.ndarray, dtype: Any) -> np.ndarray | None:
         return None
     y = np.empty_like(x, dtype=dtype)
     if x.flags.c_contiguous or lies_channels_last(x):
-        return y if _reorder(flat(x), flat(y)) else None
-    return y if x.ndim <= 5 and strides_of(x) is not None and _reorder(x, y) else None
+        return y if reorder(flat(x), flat(y)) else None
+    return y if x.ndim <= 5 and strides_of(x) is not None and reorder(x, y) else None
 
 
-def _reorder(x: np.ndarray, y: np.ndarray) -> bool:
+def reorder(x: np.ndarray, y: np.ndarray) -> bool:
+    """y ← x, whose strides and dtypes may differ; whether oneDNN can."""
+
     def build(b: Builder) -> Call:
         xd, yd = _as_it_lies(b, x), _as_it_lies(b, y)
         return b.call(b.reorder(xd.value, yd.value), {c.SRC: xd}, {c.DST: yd})
@@ -124,7 +126,12 @@ class _Convolution(NamedTuple):
 
     def by_winograd(self) -> bool:
         """Whether a quarter of the multiplications, and the work around them, are the faster way."""
-        if not SWITCHES.winograd or self.dtype != c.F32 or self.groups > 1 or self.stride + self.dilation != (1, 1, 1, 1):
+        if (
+            not SWITCHES.winograd
+            or self.dtype != c.F32
+            or self.groups > 1
+            or self.stride + self.dilation != (1, 1, 1, 1)
+        ):
             return False
         return winograd.pays(self.x_shape, self.w_shape, self.padding)
 

@@ -18,6 +18,7 @@ from core.backend.onednn.primitives import Builder, Call, cached, strides_of
 
 Ints = tuple[int, ...]
 
+SPILLED = 1 << 13  # elements, from which it pays to ask where the stack stands
 _DTYPES = {np.dtype(np.float32): c.F32, np.dtype(bfloat16): c.BF16}
 
 
@@ -50,6 +51,14 @@ def _finite(x: np.ndarray) -> bool:
         return math.isfinite(np.dot(v, v))
 
 
+def _below_infinity(x: np.ndarray) -> bool:
+    """Whether no element is NaN or ∞; −∞ may be."""
+    if x.dtype == bfloat16:
+        # as bits, since its own comparisons are slow: there ∞ is the greatest that is positive, −∞ that is negative
+        return int(x.view(np.int16).max()) < 0x7F80 and int(x.view(np.uint16).max()) <= 0xFF80
+    return bool(x.max() < np.inf)
+
+
 def flat(x: np.ndarray) -> np.ndarray:
     """The elements as they lie in memory, where they lie in C order or channels-last; else a copy in C order."""
     if not x.flags.c_contiguous and x.ndim > 2:
@@ -65,12 +74,18 @@ def channels_last(x: np.ndarray) -> np.ndarray:
 # -- products ----------------------------------------------------------------------------------------------------------
 
 
-def matmul(x: np.ndarray, y: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray | None:
-    """(*, n, k) @ (*, k, m) + (m) -> (*, n, m); at least two dimensions each, read as they lie."""
+def matmul(
+    x: np.ndarray, y: np.ndarray, bias: np.ndarray | None = None, out: np.ndarray | None = None
+) -> np.ndarray | None:
+    """(*, n, k) @ (*, k, m) + (m) -> (*, n, m); at least two dimensions each, read as they lie.
+
+    Written into `out` if that has the shape and lies as oneDNN can see it; of bfloat16 it may be float32.
+    """
     dtype = _DTYPES.get(x.dtype)
     if dtype is None or y.dtype != x.dtype or not x.size or not y.size:
         return None
-    if bias is not None and (bias.dtype != x.dtype or not bias.flags.c_contiguous):
+    result = x.dtype if out is None else out.dtype
+    if bias is not None and (bias.dtype != result or not bias.flags.c_contiguous):
         return None
     if y.ndim == 2 and x.ndim > 2:  # one product over all rows
         try:
@@ -91,17 +106,19 @@ def matmul(x: np.ndarray, y: np.ndarray, bias: np.ndarray | None = None) -> np.n
     else:
         shape = (*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])
 
+    fits = out is not None and out.shape == shape and out.dtype in (x.dtype, np.float32) and strides_of(out) is not None
+    z = out if out is not None and fits else np.empty(shape, x.dtype)
+
     def build(b: Builder) -> Call:
-        xd, yd, zd = _as_it_lies(b, x), _as_it_lies(b, y), b.packed(shape, dtype)
+        xd, yd, zd = _as_it_lies(b, x), _as_it_lies(b, y), _as_it_lies(b, z)
         inputs, bd = {c.SRC: xd, c.WEIGHTS: yd}, None
         if bias is not None:
-            bd = inputs[c.BIAS] = b.packed((1,) * (len(shape) - 1) + bias.shape, dtype)
+            bd = inputs[c.BIAS] = b.packed((1,) * (len(shape) - 1) + bias.shape, _DTYPES[bias.dtype])
         return b.call(b.descriptor("matmul", xd, yd, bd, zd), inputs, {c.DST: zd})
 
-    call = cached(("matmul", x.shape, x.strides, y.shape, y.strides, bias is None, dtype), build)
+    call = cached(("matmul", x.shape, x.strides, y.shape, y.strides, bias is None, dtype, z.strides, z.dtype), build)
     if call is None:
         return None
-    z = np.empty(shape, x.dtype)
     if bias is None:
         call(x, y, z)
     else:
@@ -114,13 +131,14 @@ def matmul(x: np.ndarray, y: np.ndarray, bias: np.ndarray | None = None) -> np.n
 
 def softmax(x: np.ndarray) -> np.ndarray | None:
     """eˣ / Σ eˣ along the last dimension. None where x has NaN or ∞, which NumPy carries through the row; −∞, a mask, is fine."""
-    if not _fits(x) or not x.max() < np.inf:
+    if not _fits(x) or not _below_infinity(x):
         return None
     dtype = _DTYPES[x.dtype]
 
     def build(b: Builder) -> Call:
         d = b.packed(x.shape, dtype)
-        return b.call(b.descriptor("softmax_forward", c.TRAINING, c.SOFTMAX, d, d, x.ndim - 1), {c.SRC: d}, {c.DST: d})
+        p = b.descriptor("softmax_forward", c.TRAINING, c.SOFTMAX, d, d, x.ndim - 1)
+        return b.call(p, {c.SRC: d}, {c.DST: d}, spills=x.size >= SPILLED)
 
     call = cached(("softmax", x.shape, dtype), build)
     if call is None:
@@ -130,19 +148,19 @@ def softmax(x: np.ndarray) -> np.ndarray | None:
     return y
 
 
-def softmax_grad(g: np.ndarray, y: np.ndarray) -> np.ndarray | None:
-    """y (g − Σ g y) along the last dimension"""
+def softmax_grad(g: np.ndarray, y: np.ndarray, log: bool = False) -> np.ndarray | None:
+    """y (g − Σ g y) along the last dimension; of the logarithm of softmax g − eʸ Σ g"""
     if not _fits(g, y):
         return None
-    dtype = _DTYPES[y.dtype]
+    dtype, algorithm = _DTYPES[y.dtype], c.LOG_SOFTMAX if log else c.SOFTMAX
 
     def build(b: Builder) -> Call:
         d = b.packed(y.shape, dtype)
-        forward = b.descriptor("softmax_forward", c.TRAINING, c.SOFTMAX, d, d, y.ndim - 1)
-        p = b.descriptor("softmax_backward", c.SOFTMAX, d, d, d, y.ndim - 1, forward)
-        return b.call(p, {c.DIFF + c.DST: d, c.DST: d}, {c.DIFF + c.SRC: d})
+        forward = b.descriptor("softmax_forward", c.TRAINING, algorithm, d, d, y.ndim - 1)
+        p = b.descriptor("softmax_backward", algorithm, d, d, d, y.ndim - 1, forward)
+        return b.call(p, {c.DIFF + c.DST: d, c.DST: d}, {c.DIFF + c.SRC: d}, spills=log and y.size >= SPILLED)
 
-    call = cached(("softmax_grad", y.shape, dtype), build)
+    call = cached(("softmax_grad", y.shape, dtype, algorithm), build)
     if call is None:
         return None
     dx = np.empty(y.shape, y.dtype)
@@ -255,8 +273,8 @@ def _variance(rstd: np.ndarray) -> np.ndarray:
 
 
 def gelu(x: np.ndarray, approximate: str) -> np.ndarray | None:
-    """x·Φ(x), or its approximation by tanh. Only what is finite: oneDNN makes NaN of ∞."""
-    if x.dtype not in _DTYPES or not x.size or not _finite(x):
+    """x·Φ(x), or its approximation by tanh. Of ∞ the first makes NaN, as PyTorch does."""
+    if x.dtype not in _DTYPES or not x.size:
         return None
     call = _gelu(x.size, _DTYPES[x.dtype], approximate)
     if call is None:
@@ -267,8 +285,10 @@ def gelu(x: np.ndarray, approximate: str) -> np.ndarray | None:
 
 
 def gelu_grad(g: np.ndarray, x: np.ndarray, approximate: str) -> np.ndarray | None:
-    """g·(Φ(x) + x·φ(x)), or the slope of the approximation"""
-    if x.dtype not in _DTYPES or g.dtype != x.dtype or g.shape != x.shape or not x.size or not _finite(x):
+    """g·(Φ(x) + x·φ(x)), or the slope of the approximation, for x whose cube is finite"""
+    if x.dtype not in _DTYPES or g.dtype != x.dtype or g.shape != x.shape or not x.size:
+        return None
+    if approximate == "tanh" and not _finite(x):
         return None
     size, dtype, algorithm = x.size, _DTYPES[x.dtype], _GELU[approximate]
 
@@ -276,7 +296,7 @@ def gelu_grad(g: np.ndarray, x: np.ndarray, approximate: str) -> np.ndarray | No
         d = b.packed((size,), dtype)
         forward = b.descriptor("eltwise_forward", c.TRAINING, algorithm, d, d, 0.0, 0.0)
         p = b.descriptor("eltwise_backward", algorithm, d, d, d, 0.0, 0.0, forward)
-        return b.call(p, {c.DIFF + c.DST: d, c.SRC: d}, {c.DIFF + c.SRC: d})
+        return b.call(p, {c.DIFF + c.DST: d, c.SRC: d}, {c.DIFF + c.SRC: d}, spills=size >= SPILLED)
 
     call = cached(("gelu_grad", size, dtype, algorithm), build)
     if call is None:

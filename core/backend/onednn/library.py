@@ -38,13 +38,18 @@ UNDEF, BF16, F32, U8 = 0, 2, 3, 6  # dnnl_data_type_t
 CPU, IN_ORDER, ANY = 1, 1, 1  # engine kind, stream flags, format tag
 TRAINING, INFERENCE, BACKWARD = 64, 96, 128  # dnnl_prop_kind_t
 # dnnl_alg_kind_t; of the averages the one that counts padding
-RELU, GELU_TANH, GELU_ERF = 0x20, 0x2B, 0x31
+RELU, SQRT, LINEAR, EXP, GELU_TANH, POWER, GELU_ERF = 0x20, 0x25, 0x26, 0x2A, 0x2B, 0x30, 0x31
+MULTIPLY, SUBTRACT, LOG_SOFTMAX = 0x1FFF1, 0x1FFF5, 0x30001
 DIRECT, MAX, AVERAGE, ADD, SOFTMAX = 0x1, 0x1FF, 0x2FF, 0x1FFF0, 0x30000
 USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT = 1, 2, 4  # dnnl_normalization_flags_t
 USER_SCRATCHPAD = 1
 IMPLEMENTATION, SCRATCHPAD_MD, EXEC_ARG_MD = 8, 136, 255  # dnnl_query_t
 # execution arguments
 SRC, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT, WORKSPACE, SCRATCHPAD = 1, 17, 33, 41, 49, 50, 51, 52, 64, 80
+OTHER, AFTER = (
+    2,
+    32768,
+)  # the second operand of a sum or product; AFTER·(i + 1) + OTHER: that of operation i in what follows
 DIFF = 128  # DIFF + SRC is the gradient of SRC, and so on
 DIFF_SCALE, DIFF_SHIFT = 255, 256
 

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from core.backend.onednn import library
+from core.backend.onednn import library, stack
 from core.backend.onednn.library import ExecArg, Handle, Library, OneDNNError, failure
 from core.backend.switches import SWITCHES
 
+_ABSENT: Any = object()
 CAPACITY = 1024  # calls kept in each thread; the least recently used one goes first
 _LINE = 64  # bytes that operands in the arena are aligned to
 # where NumPy's C ABI keeps an array's data pointer: the first field after the object's head. `array.ctypes.data` takes six times as long.
@@ -71,9 +72,11 @@ def cached(key: Hashable, build: Callable[[Builder], Call]) -> Call | None:
     if mine.library is not lib or mine.threads != library.wanted_threads:
         mine.enter(lib)
     calls = mine.calls
-    if key in calls:
-        calls.move_to_end(key)
-        return calls[key]
+    call = calls.get(key, _ABSENT)
+    if call is not _ABSENT:
+        if len(calls) == CAPACITY:  # else nothing is about to go
+            calls.move_to_end(key)
+        return call
     try:
         call = build(Builder(lib))
     except OneDNNError as error:
@@ -139,7 +142,9 @@ class Builder:
 
     def wanted(self, descriptor: Handle, number: int) -> Described:
         """How the primitive wants this operand."""
-        return Described(self.library.functions["dnnl_primitive_desc_query_md"](descriptor.value, library.EXEC_ARG_MD, number))
+        return Described(
+            self.library.functions["dnnl_primitive_desc_query_md"](descriptor.value, library.EXEC_ARG_MD, number)
+        )
 
     def bytes(self, operand: Described) -> int:
         return int(self.library.functions["dnnl_memory_desc_get_size"](operand.value))
@@ -158,11 +163,12 @@ class Builder:
         self.library.call("dnnl_primitive_desc_query", descriptor.value, library.IMPLEMENTATION, 0, byref(name))
         return (name.value or b"").decode()
 
-    def call(self, descriptor: Handle, inputs: Operands, outputs: Operands) -> Call:
-        """The call whose operands, in this order, are the inputs and then the outputs: argument number -> how the array lies in memory."""
+    def call(self, descriptor: Handle, inputs: Operands, outputs: Operands, spills: bool = False) -> Call:
+        """The call whose operands, in this order, are the inputs and then the outputs: argument number -> how the array lies in memory.
+        `spills`: there is much to compute, by a kernel that keeps vectors on the stack (see `stack`)."""
         if self.implementation(descriptor).startswith("ref"):  # right, but slower than NumPy
             raise failure(self.implementation(descriptor), library.UNIMPLEMENTED)
-        return Call(self, descriptor, inputs, outputs)
+        return (SpillingCall if spills else Call)(self, descriptor, inputs, outputs)
 
     def reorder(self, source: int | None, target: int | None) -> Handle:
         engine = self.library.engine.value
@@ -217,10 +223,14 @@ class Call:
         """Run on arrays that lie in memory as was said; the outputs are written."""
         if self._size and (self._size > _mine.size or self._base != _mine.base):
             self._settle()
+        place, put = c_void_p.from_address, self._set
         for memory, a in zip(self._operands, arrays):
-            status = self._set(memory, c_void_p.from_address(id(a) + _DATA).value)
+            status = put(memory, place(id(a) + _DATA))
             if status:
                 raise failure("dnnl_memory_set_data_handle", status)
+        self._run()
+
+    def _run(self) -> None:
         stream = _mine.stream
         for primitive, count, args in self._steps:
             # with OpenMP a CPU stream has computed when this returns: there is nothing to wait for
@@ -249,6 +259,22 @@ class Call:
         size = self._library.functions["dnnl_memory_desc_get_size"](descriptor)
         self._size += -(-size // _LINE) * _LINE
         return memory
+
+
+class SpillingCall(Call):
+    """One primitive whose kernel keeps vectors on the stack, as `stack` explains."""
+
+    def __init__(self, b: Builder, descriptor: Handle, inputs: Operands, outputs: Operands):
+        super().__init__(b, descriptor, inputs, outputs)
+        self._shifted = stack.shifted(self._execute)
+
+    def _run(self) -> None:
+        stream = _mine.stream
+        for primitive, count, args in self._steps:
+            more = stack.correction()
+            status = (self._shifted if more else self._execute)(primitive, stream, count, args, *more)
+            if status:
+                raise failure("dnnl_primitive_execute", status)
 
 
 # -- layouts -----------------------------------------------------------------------------------------------------------

@@ -30,8 +30,11 @@ def dropped(shape: tuple[int, ...], p: float, like: Tensor) -> Tensor:
         mask = cuda_random.dropout_mask(be, be.index_of(like._a), shape, d, p)
         if mask is not None:
             return wrap(mask)
-    keep = rng.default_generator.uniform(math.prod(shape), np.dtype(np.float64)) < 1 - p
-    return wrap(be.from_numpy(keep.reshape(shape).astype(d) * d.type(0 if p == 1 else 1 / (1 - p))))
+    keep = rng.default_generator.below(math.prod(shape), 1 - p).reshape(shape)
+    scale = d.type(0 if p == 1 else 1 / (1 - p))
+    if d.itemsize == 2:  # which NumPy is slow at
+        return wrap(be.from_numpy(backend.get("cpu").cast(keep * np.float32(scale), d)))
+    return wrap(be.from_numpy(keep * scale))
 
 
 def _applied(input: Tensor, shape: tuple[int, ...], p: float, inplace: bool) -> Tensor:

@@ -458,9 +458,9 @@ def cross_entropy(
             )
         return _cross_entropy_probabilities(input, target, weight, reduction, label_smoothing, dim)
     if input._a.ndim == 2 and label_smoothing == 0.0 and backend.of(input._a).fuses_cross_entropy:
-        wide = mode.autocast is not None
-        return _loss.cross_entropy_rows(
-            input, target, weight, ignore_index=ignore_index, reduction=reduction, wide=wide
+        wide = mode.state.autocast is not None
+        return _loss.cross_entropy_rows.apply(
+            (input, target, weight), {"ignore_index": ignore_index, "reduction": reduction, "wide": wide}
         )
     logp = _nn.log_softmax(input, dim=dim)
     loss = _nn.nll_loss(logp, target, weight, ignore_index=ignore_index, reduction=reduction)

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from core import backend
 from core._tensor import Tensor
 from core.errors import ArgumentError, RangeError
 from core.nn.modules.module import Module
@@ -110,6 +111,10 @@ class Sequential(_Numbered):
         return self.extend(list(self) * (times - 1))
 
     def forward(self, input: Any) -> Any:
+        if "cuda" in backend._open:  # the only backend that computes neighbours as one
+            from core.nn.modules import chains
+
+            return chains.sequence(self._modules.values(), input)
         for module in self._modules.values():
             input = module(input)
         return input
@@ -286,7 +291,8 @@ class ParameterDict(Module):
         if not isinstance(key, str):
             raise TypeError(
                 f"Index given to ParameterDict cannot be used as a key as it is not a string (type is "
-                f"{type(key).__name__}).")
+                f"{type(key).__name__})."
+            )
         setattr(self, key, _as_parameter(value))
         self._keys[key] = None
 

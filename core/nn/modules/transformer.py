@@ -13,6 +13,7 @@ from core.errors import ArgumentError, ShapeError
 from core.nn import functional as F
 from core.nn import init
 from core.nn.functional.attention import _as_float_mask
+from core.nn.modules import chains
 from core.nn.modules.activation import MultiheadAttention
 from core.nn.modules.container import ModuleList
 from core.nn.modules.dropout import Dropout
@@ -83,7 +84,7 @@ class _Layer(Module):
             self.activation = F.relu
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        return self.linear2(self.dropout(self.activation(self.linear1(x))))
+        return self.linear2(self.dropout(chains.feed(self.linear1, self.activation, x)))
 
 
 class TransformerEncoderLayer(_Layer):
@@ -109,17 +110,16 @@ class TransformerEncoderLayer(_Layer):
         mask = _as_float_mask(src_mask, src, "src_mask")
         x = src
         if self.norm_first:
-            x = x + self._attend(self.norm1(x), mask, padding, is_causal)
-            return x + self.dropout2(self._feed_forward(self.norm2(x)))
-        x = self.norm1(x + self._attend(x, mask, padding, is_causal))
-        return self.norm2(x + self.dropout2(self._feed_forward(x)))
+            x = chains.residual(x, self.dropout1, self._attend(self.norm1(x), mask, padding, is_causal))
+            return chains.residual(x, self.dropout2, self._feed_forward(self.norm2(x)))
+        x = self.norm1(chains.residual(x, self.dropout1, self._attend(x, mask, padding, is_causal)))
+        return self.norm2(chains.residual(x, self.dropout2, self._feed_forward(x)))
 
     def _attend(self, x: Tensor, mask: Any, padding: Any, is_causal: bool) -> Tensor:
-        y = self.self_attn(
+        return self.self_attn(
             x, x, x, attn_mask=mask, key_padding_mask=padding, need_weights=False,
             is_causal=is_causal and mask is not None
         )[0]
-        return self.dropout1(y)
 
 
 class TransformerDecoderLayer(_Layer):
@@ -147,13 +147,15 @@ class TransformerDecoderLayer(_Layer):
         x = tgt
         if self.norm_first:
             h = self.norm1(x)
-            x = x + self.dropout1(self.self_attn(h, h, h, need_weights=False, **own)[0])
+            x = chains.residual(x, self.dropout1, self.self_attn(h, h, h, need_weights=False, **own)[0])
             h = self.norm2(x)
-            x = x + self.dropout2(self.multihead_attn(h, memory, memory, need_weights=False, **other)[0])
-            return x + self.dropout3(self._feed_forward(self.norm3(x)))
-        x = self.norm1(x + self.dropout1(self.self_attn(x, x, x, need_weights=False, **own)[0]))
-        x = self.norm2(x + self.dropout2(self.multihead_attn(x, memory, memory, need_weights=False, **other)[0]))
-        return self.norm3(x + self.dropout3(self._feed_forward(x)))
+            seen = self.multihead_attn(h, memory, memory, need_weights=False, **other)[0]
+            x = chains.residual(x, self.dropout2, seen)
+            return chains.residual(x, self.dropout3, self._feed_forward(self.norm3(x)))
+        x = self.norm1(chains.residual(x, self.dropout1, self.self_attn(x, x, x, need_weights=False, **own)[0]))
+        seen = self.multihead_attn(x, memory, memory, need_weights=False, **other)[0]
+        x = self.norm2(chains.residual(x, self.dropout2, seen))
+        return self.norm3(chains.residual(x, self.dropout3, self._feed_forward(x)))
 
 
 class TransformerEncoder(Module):

@@ -7,6 +7,7 @@ from typing import Any
 import core
 from core import nn
 from core._tensor import Tensor
+from core.nn.modules.chains import add_relu
 from core.vision.models._weights import no_weights
 
 
@@ -33,7 +34,7 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+        return add_relu(self.relu, y, x if self.downsample is None else self.downsample(x))
 
 
 class Bottleneck(nn.Module):
@@ -59,7 +60,7 @@ class Bottleneck(nn.Module):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+        return add_relu(self.relu, y, x if self.downsample is None else self.downsample(x))
 
 
 class ResNet(nn.Module):

@@ -31,3 +31,27 @@ KERNEL dropout_mask(T *y, long long n, Draw d, const unsigned *advance, unsigned
     y[2 * block + k] = T(bits < threshold ? kept : A(0));
   }
 }
+
+// y = residual + x·kept where the draw keeps x, as `dropout_mask` does, and what it kept, a byte each. x·kept is rounded as the mask's
+// product would be.
+KERNEL dropout_add(T *y, unsigned char *keep, const T *x, const T *residual, long long n, Draw d, const unsigned *advance,
+                   unsigned long long threshold, A kept) {
+  long long block = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+  if (2 * block >= n) return;
+  Words r = philox(d, (unsigned)block, d.step + (advance ? *advance : 0u));
+  A scale = A(T(kept));
+  for (int k = 0; k < 2 && 2 * block + k < n; k++) {
+    long long i = 2 * block + k;
+    unsigned long long bits = ((unsigned long long)r.w[2 * k] << 32 | r.w[2 * k + 1]) & ((1ULL << 53) - 1);
+    bool stays = bits < threshold;
+    keep[i] = stays;
+    y[i] = T(A(residual[i]) + (stays ? A(T(A(x[i]) * scale)) : A(0)));
+  }
+}
+
+// y = x·scale where it was kept, else 0
+KERNEL kept(T *y, const T *x, const unsigned char *keep, long long n, A scale) {
+  long long step = (long long)gridDim.x * blockDim.x;
+  A s = A(T(scale));
+  for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < n; i += step) y[i] = T(keep[i] ? A(x[i]) * s : A(0));
+}

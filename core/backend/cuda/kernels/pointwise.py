@@ -3,11 +3,12 @@
 A row is an expression in C over its arrays and numbers, all of them read as A (float, or double for float64); functions are in
 `pointwise.cuh`. From it come two kernels: `flat` moves 16 bytes at a time over arrays that lie alike, `strided` broadcasts and
 transposes. A row whose name is that of an op computes that op, `OP.INPUT` its gradient for an input: `g` times the derivative, as its
-rule in `core.ops` says.
+rule in `core.ops` says. `chain` and `chain_grad` make rows of rows: one after the other, and the gradient of that.
 """
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 MAX_DIMS = 6
@@ -18,6 +19,7 @@ class Row(NamedTuple):
     arrays: str  # names of the arrays, in order
     expression: str
     numbers: str = ""  # names of the numbers
+    links: tuple[str, ...] = ()  # rows that the expression calls, as functions
 
 
 ROWS: dict[str, Row] = {
@@ -35,6 +37,7 @@ ROWS: dict[str, Row] = {
     "sigmoid": Row("x", "sigmoid(x)"),
     "sigmoid.x": Row("g y", "g * y * (A(1) - y)"),
     "tanh.x": Row("g y", "g * (A(1) - y * y)"),
+    "relu": Row("x", "x < A(0) ? A(0) : x"),
     "relu.x": Row("g y", "y > A(0) ? g : A(0)"),
     "silu": Row("x", "x * sigmoid(x)"),
     "silu.x": Row("g x", "s = sigmoid(x); g * s * (A(1) + x * (A(1) - s))"),
@@ -59,15 +62,85 @@ ROWS: dict[str, Row] = {
     "bce_with_logits.x": Row("g x y", "g * (sigmoid(x) - y)"),
     "huber": Row("x", "a = x < A(0) ? -x : x; a <= delta ? x * x * A(0.5) : (a - A(0.5) * delta) * delta", "delta"),
     "huber.x": Row("g x", "g * (x > delta ? delta : x < -delta ? -delta : x)", "delta"),
-    # chains
+    # arithmetic
     "rstd": Row("x", "A(1) / sqrt(x + eps)", "eps"),
+    "add": Row("x y", "x + y"),
+    "mul": Row("x y", "x * y"),
     "axpby": Row("x y", "a * x + b * y", "a b"),
-    "bias_gelu": Row("x b", "z = x + b; z * cdf(z)"),
-    "bias_gelu_tanh": Row("x b", "z = x + b; A(0.5) * z * (A(1) + gelu_inner(z))"),
-    "swiglu": Row("x y", "x * sigmoid(x) * y"),
-    "dropout_add": Row("x mask y", "x * mask + y"),
-    "affine": Row("x w b", "x * w + b"),
 }
+
+
+# -- chains: rows made of rows ---------------------------------------------------------------------------------------------
+# The first array of each link is the result of the link before it. Links have no numbers.
+
+_OTHERS = ("y", "z", "w")  # the arrays of a chain beside the first, x
+
+
+def _function(name: str) -> str:
+    """The C name of a row that is called by others."""
+    return f"link_{name.replace('.', '_')}"
+
+
+def _walked(links: tuple[str, ...]) -> tuple[list[str], list[str], list[list[str]]]:
+    """The chain's arrays, a call for each link, and what each link takes; the result of link k is v{k}."""
+    arrays, calls, takes, value = ["x"], [], [], "x"
+    for k, link in enumerate(links):
+        more = [_OTHERS[len(arrays) - 1 + i] for i in range(len(ROWS[link].arrays.split()) - 1)]
+        arrays += more
+        takes.append([value, *more])
+        calls.append(f"{_function(link)}({', '.join(takes[-1])})")
+        value = f"v{k}"
+    return arrays, calls, takes
+
+
+def chain(*links: str) -> Row:
+    """One row that computes these, one after the other."""
+    arrays, calls, _ = _walked(links)
+    steps = [f"v{k} = {call}" for k, call in enumerate(calls[:-1])]
+    return Row(" ".join(arrays), "; ".join([*steps, calls[-1]]), links=links)
+
+
+def chain_grad(*links: str) -> Row:
+    """Its gradient for x: the chain once more as far as its rules need it, then the rules, from the last to the first."""
+    arrays, calls, takes = _walked(links)
+    slope, back, rules = "g", [], []
+    for k in reversed(range(len(links))):
+        rule = ROWS.get(f"{links[k]}.x")
+        if rule is None:  # of a sum: g itself
+            assert links[k] == "add", f"chain: expected a rule for {links[k]}"
+            continue
+        known = dict(zip(ROWS[links[k]].arrays.split(), takes[k]))
+        of_output = "x" not in rule.arrays.split() and "y" not in known
+        given = [slope if a == "g" else f"v{k}" if a == "y" and of_output else known[a] for a in rule.arrays.split()]
+        back.append(f"d{k} = {_function(f'{links[k]}.x')}({', '.join(given)})")
+        rules.append(f"{links[k]}.x")
+        slope = f"d{k}"
+    steps = [f"v{k} = {call}" for k, call in enumerate(calls)] + back
+    needed, kept = {slope}, []
+    for step in reversed(steps):  # what nothing asks for is left out
+        name, _, call = step.partition(" = ")
+        if name in needed:
+            needed |= set(re.findall(r"\w+", call))
+            kept.append(step)
+    used = ["g", *(a for a in arrays if a in needed)]
+    called = tuple(link for link in (*links, *rules) if _function(link) in needed)
+    return Row(" ".join(used), "; ".join([*reversed(kept), slope]), links=called)
+
+
+for _links in (("add", "relu"), ("add", "gelu"), ("add", "gelu_tanh")):
+    ROWS["_".join(_links)] = chain(*_links)
+    if _links[-1] != "relu":  # its gradient is `relu.x`, of the output
+        ROWS["_".join(_links) + ".x"] = chain_grad(*_links)
+
+
+def _called(name: str) -> str:
+    """A row as a function."""
+    row = ROWS[name]
+    values = ", ".join(f"A {v}" for v in row.arrays.split())
+    *steps, result = (step.strip() for step in row.expression.split(";"))
+    return (
+        f"__device__ inline A {_function(name)}({values}) {{ {''.join(f'A {s}; ' for s in steps)}return {result}; }}\n"
+    )
 
 
 def generated(name: str) -> str:
@@ -89,7 +162,7 @@ def generated(name: str) -> str:
     starts = ", ".join(f"at_{a} = 0" for a in arrays)
     gathered = call([f"A({a}[at_{a}])" for a in arrays])
     return f"""
-__device__ inline A f({values}) {{ {"".join(steps)}return {result}; }}
+{"".join(map(_called, row.links))}__device__ inline A f({values}) {{ {"".join(steps)}return {result}; }}
 
 KERNEL flat(T *out{parameters}, long long n, int packed) {{
   long long step = (long long)gridDim.x * blockDim.x, first = blockIdx.x * (long long)blockDim.x + threadIdx.x;

@@ -1,0 +1,43 @@
+"""Chains of ops that a backend may compute as one, in plain array code: `core.ops.chains` calls them where `fuses_chains` says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ChainKernels:
+    """Mixed into `Backend`; uses nothing of it but these."""
+
+    xp: Any
+    add: Any
+    linear: Any
+    relu: Any
+    gelu: Any
+    gelu_grad: Any
+
+    fuses_chains = False  # whether these are faster than their parts
+
+    def add_relu(self, x: Any, y: Any) -> Any:
+        """max(x + y, 0) of one dtype; shapes broadcast."""
+        return self.relu(self.add(x, y))
+
+    def add_gelu(self, x: Any, y: Any, approximate: str) -> Any:
+        """gelu(x + y) of one dtype; shapes broadcast."""
+        return self.gelu(self.add(x, y), approximate).astype(x.dtype, copy=False)
+
+    def add_gelu_grad(self, g: Any, x: Any, y: Any, approximate: str) -> Any:
+        """Its gradient for the sum."""
+        return self.gelu_grad(g, self.add(x, y), approximate)
+
+    def linear_relu(self, x: Any, w: Any, b: Any) -> Any:
+        """max(x wᵀ + b, 0): (*, I), (O, I), (O) -> (*, O)"""
+        return self.relu(self.linear(x, w, b))
+
+    def linear_gelu(self, x: Any, w: Any, b: Any) -> tuple[Any, Any]:
+        """gelu(z) in its tanh form, and z = x wᵀ + b"""
+        z = self.linear(x, w, b)
+        return self.gelu(z, "tanh").astype(z.dtype, copy=False), z
+
+    def kept(self, x: Any, keep: Any, scale: float) -> Any:
+        """x·scale where `keep`, a bool array, is true, else 0"""
+        return x * (keep.astype(x.dtype) * x.dtype.type(scale))

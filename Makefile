@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ORACLE := .venv-oracle
 GPU_CHECK := .venv-gpu-check
+WORKERS := --numprocesses 2
 
 .PHONY: demo test test-oracle test-gpu-check lint package clean
 
@@ -17,7 +18,7 @@ demo: $(VENV)/installed
 	$(BIN)/ddprun -n 2 examples/digits.py
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -31,7 +32,7 @@ $(ORACLE)/installed: pyproject.toml
 	touch $@
 
 test-oracle: $(ORACLE)/installed
-	$(ORACLE)/bin/python -m pytest -k oracle
+	$(ORACLE)/bin/python -m pytest $(WORKERS) -k oracle
 
 # What is known of the GPU without one: every kernel compiles, without spills, for three architectures, and every name is CuPy's.
 $(GPU_CHECK)/installed: pyproject.toml
@@ -41,7 +42,7 @@ $(GPU_CHECK)/installed: pyproject.toml
 	touch $@
 
 test-gpu-check: $(GPU_CHECK)/installed
-	$(GPU_CHECK)/bin/python -m pytest tests/test_cuda_compile.py tests/test_cuda_names.py
+	$(GPU_CHECK)/bin/python -m pytest $(WORKERS) tests/test_cuda_compile.py tests/test_cuda_names.py
 
 # The wheel builds, installs into a clean environment, and works there.
 package: $(VENV)/installed

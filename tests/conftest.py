@@ -1,10 +1,28 @@
 """What every test run shares: the same random numbers, and a header that says what is here and what will be skipped."""
 
 import importlib.util
+from pathlib import Path
 
 import pytest
 
 import core
+
+# Files whose tests start processes and wait for them most of the time: one worker runs them all, and meanwhile another computes what
+# the rest do.
+_NAMES = "as_torch bench examples launch lockstep mpi one_host recorder security slurm transport"
+STARTING = tuple(f"test_{name}" for name in _NAMES.split())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            path = nodeid.partition("::")[0]
+            return "starting" if Path(path).name.startswith(STARTING) else path
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from ml_dtypes import bfloat16
 
 from core.backend.cuda import CUDABackend
 
@@ -185,7 +186,16 @@ class Array:
         if name.startswith("__"):  # no way in for NumPy by __array_interface__
             raise AttributeError(name)
         value = getattr(_down(self) if name in _REDUCTIONS else self.host, name)
-        return _lifted(value, name) if callable(value) else _up(value)
+        if not callable(value):
+            return self._here(_up(value))
+        lifted = _lifted(value, name)
+        return lambda *args, **kwargs: self._here(lifted(*args, **kwargs))
+
+    def _here(self, y: Any) -> Any:
+        """A view lies where its base does, whatever device is the current one."""
+        if isinstance(y, Array) and y.index != self.index and np.may_share_memory(y.host, self.host):
+            y.index = self.index
+        return y
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -197,7 +207,9 @@ class Array:
 
     @property
     def data(self) -> Any:
-        return SimpleNamespace(ptr=self.host.__array_interface__["data"][0])
+        return SimpleNamespace(
+            ptr=self.host.__array_interface__["data"][0], device_id=self.index, mem=getattr(self._block, "mem", None)
+        )
 
     @property
     def device(self) -> Any:
@@ -208,7 +220,7 @@ class Array:
             y = self.host.reshape(*shape, order=order)
             return y if np.may_share_memory(y, self.host) else y.copy()  # NumPy's copy is a view of another array
 
-        return _new(compute)
+        return self._here(_new(compute))
 
     def __getitem__(self, index: Any) -> Array:
         index = _down(index)
@@ -223,7 +235,7 @@ class Array:
                 found = self.host[(*index, ...) if isinstance(index, tuple) else (index, ...)]
             return found
 
-        return _new(pick)
+        return self._here(_new(pick))
 
     def __setitem__(self, index: Any, value: Any) -> None:
         index, value = _down(index), _down(value)
@@ -420,9 +432,10 @@ class Cuda:
 
     Stream, Event, MemoryPool, PinnedMemoryPointer = Stream, Event, MemoryPool, PinnedMemoryPointer
     UnownedMemory = staticmethod(
-        lambda ptr, size, owner, device: SimpleNamespace(ptr=ptr, size=size, owner=owner, device_id=device)
+        lambda ptr, size, owner, device: SimpleNamespace(ptr=ptr, size=size, _owner=owner, device_id=device)
     )
     MemoryPointer = staticmethod(lambda mem, offset: SimpleNamespace(ptr=mem.ptr + offset, mem=mem))
+    alloc = staticmethod(lambda size: Memory(size))
     alloc_pinned_memory = staticmethod(lambda size: PinnedMemoryPointer(size))
     get_elapsed_time = staticmethod(lambda start, end: end.at_ms - start.at_ms)
     using_allocator = staticmethod(_using_allocator)
@@ -464,6 +477,33 @@ class _Grid:
         return _up(np.ogrid[index])
 
 
+# what CuPy 14.2 has not got for bfloat16: it answers in float32, or refuses
+_NO_BFLOAT16 = {
+    "where",
+    "clip",
+    "tril",
+    "triu",
+    "cumsum",
+    "cumprod",
+    "round",
+    "argsort",
+    "sort",
+    "searchsorted",
+    "unique",
+}
+
+
+def _refusing(function: Any, name: str) -> Any:
+    def refusing(*args: Any, **kwargs: Any) -> Any:
+        kinds = [a.dtype for a in args if hasattr(a, "dtype") and a.dtype.kind in "fcV"]
+        low = (bool(kinds) and np.result_type(*kinds) == bfloat16) or kwargs.get("dtype") == bfloat16
+        if low and (name != "copyto" or kwargs.get("where") is not None):
+            raise TypeError(f"{name}: CuPy 14.2 has no loop for bfloat16")
+        return function(*args, **kwargs)
+
+    return refusing
+
+
 class Module:
     """What CuPy is to code that says `be.xp`."""
 
@@ -483,6 +523,8 @@ class Module:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(np, name)
+        if name in _NO_BFLOAT16:
+            return _refusing(_Function(value, name), name)
         return _Function(value, name) if callable(value) and not isinstance(value, type) else value
 
     @staticmethod
@@ -522,4 +564,7 @@ class FakeCUDA(CUDABackend):
         return Array(np.ndarray(size, np.uint8, (ctypes.c_char * size).from_address(place)))
 
     def _launched(self, *args: Any) -> None:
+        for a in args:
+            if isinstance(a, Array):
+                _down(a)  # on the current device
         _do(lambda: self.kernels(*args))

@@ -19,12 +19,14 @@ from core.backend.cuda import channels, optimizers, pointwise, rows
 from core.backend.cuda.kernels import FLOATS, INSTANCES, Instance, body, names
 from core.backend.cuda.kernels.pointwise import ROWS
 from core.backend.cuda.philox import Draw
+from core.cuda import guard
 from core.errors import CoreError
+from core.nn.modules import chains
 from core.philox import PhiloxGenerator, drawing_from
 from tests import devices, test_ops
 from tests.cases import IDS
 from tests.cases import ROWS as OPS
-from tests.fake_cuda import Array, FakeCUDA, State
+from tests.fake_cuda import Array, Cuda, FakeCUDA, State
 from tests.gpu.shim import Shim, compiler
 
 pytestmark = pytest.mark.skipif(
@@ -197,6 +199,8 @@ def test_rms_norm(be, dtype, weights):
 @pytest.mark.parametrize("last", [False, True])
 def test_batch_norm(be, monkeypatch, dtype, weights, shape, last):
     monkeypatch.setattr(channels, "_PART", 256)  # so that a channel comes in several parts
+    if len(shape) > 2 and not last:  # many channels are a case of their own channels-last only
+        shape = (shape[0], min(shape[1], 5), *shape[2:])
     axes, c = (0, *range(2, len(shape))), shape[1]
     x, g = drawn(dtype, *shape) + DTYPES[dtype](3), drawn(dtype, *shape, seed=1)
     w, b = drawn(weights, 1, c, *[1] * (len(shape) - 2)), drawn(weights, 1, c, *[1] * (len(shape) - 2), seed=1)
@@ -336,13 +340,11 @@ PARAMS = {
 NUMBERS = {"rstd": {"eps": 0.1}, "axpby": {"a": 1.5, "b": -0.7}}  # of chains
 CHAINS = {
     "erf": erf,
-    "bias_gelu": lambda x, b: (x + b) * (1 + erf((x + b) / math.sqrt(2))) / 2,
-    "bias_gelu_tanh": lambda x, b: (
-        (x + b) / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * ((x + b) + 0.044715 * (x + b) ** 3)))
-    ),
-    "swiglu": lambda x, y: x / (1 + np.exp(-x)) * y,
-    "dropout_add": lambda x, mask, y: x * mask + y,
-    "affine": lambda x, w, b: x * w + b,
+    "add_relu": lambda x, y: np.maximum(x + y, 0),
+    "add_gelu": lambda x, y: reference("gelu", [x + y]),
+    "add_gelu_tanh": lambda x, y: reference("gelu_tanh", [x + y]),
+    "add_gelu.x": lambda g, x, y: reference("gelu.x", [g, x + y]),
+    "add_gelu_tanh.x": lambda g, x, y: reference("gelu_tanh.x", [g, x + y]),
     "rstd": lambda x: 1 / np.sqrt(x + 0.1),
     "axpby": lambda x, y: 1.5 * x - 0.7 * y,
 }
@@ -468,6 +470,128 @@ def test_layer_norm_is_one_launch(shim, monkeypatch):
     np.testing.assert_allclose(y.cpu().numpy(), expected.numpy(), rtol=1e-5, atol=1e-5)
 
 
+# -- chains ------------------------------------------------------------------------------------------------------------
+
+NEIGHBOURS = {  # a model, its input, and the kernels of forward and backward that are not products, copies or sums of rows
+    "linear relu": (lambda: core.nn.Sequential(core.nn.Linear(8, 16), core.nn.ReLU()), (5, 8), ["add_relu", "relu.x"]),
+    "linear gelu": (
+        lambda: core.nn.Sequential(core.nn.Linear(8, 16), core.nn.GELU("tanh")), (5, 8), ["gelu_tanh", "gelu_tanh.x"],
+    ),
+    "conv relu": (lambda: core.nn.Sequential(core.nn.Conv2d(2, 3, 3), core.nn.ReLU()), (2, 2, 6, 6), ["add_relu", "relu.x"]),
+    "conv gelu": (lambda: core.nn.Sequential(core.nn.Conv2d(2, 3, 3), core.nn.GELU()), (2, 2, 6, 6), ["add_gelu", "add_gelu.x"]),
+    "conv gelu_tanh": (
+        lambda: core.nn.Sequential(core.nn.Conv1d(2, 3, 3), core.nn.GELU("tanh")), (2, 2, 9), ["add_gelu_tanh", "add_gelu_tanh.x"],
+    ),
+    "residual": (lambda: Residual(), (2, 3, 6, 6), ["add_relu", "relu.x"]),
+}  # fmt: skip
+
+
+class Residual(core.nn.Module):
+    """x and twice x, summed and rectified."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu, self.scale = core.nn.ReLU(inplace=True), core.nn.Parameter(core.tensor(2.0))
+
+    def forward(self, x):
+        return chains.add_relu(self.relu, x * self.scale, x)
+
+
+def both(model, x, gpu, shim):
+    """Values and gradients on both devices, and the pointwise kernels that ran."""
+    found = []
+    for device in ("cpu", gpu):
+        net = model.to(device)
+        t = core.from_numpy(x).to(device).requires_grad_()
+        shim.launched.clear()
+        y = net(t)
+        y.sin().sum().backward()
+        found.append([a.detach().cpu().numpy() for a in (y, t.grad, *(p.grad for p in net.parameters()))])
+        net.zero_grad()
+    for got, expected in zip(found[1], found[0], strict=True):
+        np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-5)
+    return [of.removeprefix("pointwise.").partition("<")[0] for of, _ in shim.launched if of.startswith("pointwise")]
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_neighbours_are_one_kernel(gpu, shim, name):
+    core.manual_seed(0)
+    make, shape, expected = NEIGHBOURS[name]
+    ran_ = [k for k in both(make(), drawn("float32", *shape), gpu, shim) if k not in ("add", "mul")]
+    assert ran_ == expected
+
+
+def test_hooks_see_every_layer(gpu, shim):
+    """With a hook on it a layer is called by itself; so is one whose numbers would be others."""
+    seen = []
+    net = core.nn.Sequential(core.nn.Linear(8, 16), core.nn.ReLU(), core.nn.Linear(16, 4, bias=False), core.nn.ReLU())
+    net[1].register_forward_hook(lambda module, args, y: seen.append(args[0].shape))
+    ran_ = both(net, drawn("float32", 5, 8), gpu, shim)
+    assert seen == [(5, 16)] * 2 and "add_relu" not in ran_
+    with pytest.raises(Exception, match=r"expected input \(…, 8\) for weight \(16, 8\)"):
+        core.nn.Sequential(core.nn.Linear(8, 16), core.nn.ReLU()).to(gpu)(core.ones(2, 3, device=gpu))
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_a_transformer_layer_drops_and_adds_in_one_kernel(gpu, shim, norm_first):
+    """In lockstep mode it is the CPU's, mask for mask; without the fused kernels, too."""
+    core.manual_seed(0)
+    net = core.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.3, batch_first=True, norm_first=norm_first)
+    x, found = drawn("float32", 2, 5, 8), []
+    for device in ("cpu", gpu):
+        net = net.to(device)
+        t = core.from_numpy(x).to(device).requires_grad_()
+        shim.launched.clear()
+        with drawing_from(PhiloxGenerator(5, step=2)) as generator:
+            y = net(t)
+            y.sin().sum().backward()
+        found.append([a.detach().cpu().numpy() for a in (y, t.grad, *(p.grad for p in net.parameters()))])
+        assert generator.call == 4  # attention, behind it, inside and behind the feed-forward part
+        net.zero_grad()
+    for got, expected in zip(found[1], found[0], strict=True):
+        np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-5)
+    kernels = [k for _, k in shim.launched]
+    assert kernels.count("dropout_add") == 2 and kernels.count("kept") == 2 and kernels.count("dropout_mask") == 2
+
+
+def test_launches_of_a_graph_drop_anew_and_add(gpu):
+    layer, x = core.nn.Dropout(0.5), core.ones(64, device=gpu)
+    graphed = core.cuda.GraphedStep(lambda x: chains.residual(x, layer, x), x)
+    drawn_ = [graphed(x).clone() for _ in range(3)]
+    assert not any((a == b).all() for k, a in enumerate(drawn_) for b in drawn_[:k])
+    assert all(set(a.tolist()) == {1.0, 3.0} for a in drawn_)
+
+
+@pytest.mark.parametrize("rule", [core.optim.SGD, core.optim.AdamW])
+def test_kernels_of_two_devices(gpu, monkeypatch, rule):
+    """Every kernel is started where its arrays lie; what an optimizer reads of the scale comes to each device."""
+    monkeypatch.setattr(Cuda, "count", 2)
+
+    def trained(first, second):
+        core.manual_seed(0)
+        a = core.nn.Sequential(core.nn.Linear(8, 16), core.nn.ReLU(), core.nn.LayerNorm(16)).to(first)
+        b = core.nn.Sequential(core.nn.Linear(16, 8), core.nn.GELU("tanh"), core.nn.Linear(8, 3)).to(second)
+        optimizer = rule([*a.parameters(), *b.parameters()], lr=0.01)
+        scaler, losses = core.amp.GradScaler(core.device(first).type, init_scale=8.0), []
+        x, target = core.from_numpy(drawn("float32", 5, 8)).to(first), core.tensor([0, 1, 2, 0, 1]).to(second)
+        for k in range(4):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(b(a(x).to(second)), target)
+            scaler.scale(loss).backward()
+            if k == 2:
+                a[0].weight.grad[0, 0] = math.inf
+            scaler.step(optimizer)
+            scaler.update()
+            losses.append(loss.item())
+        return [*losses, scaler.get_scale()]
+
+    try:
+        np.testing.assert_allclose(trained("cuda:1", "cuda:0"), trained("cpu", "cpu"), rtol=1e-4)
+        assert core.cuda.current_device() == 0
+    finally:
+        guard.remove()
+
+
 # -- random numbers ----------------------------------------------------------------------------------------------------
 
 
@@ -486,6 +610,22 @@ def test_dropout_has_the_bits_of_the_cpu(be, dtype, p):
         (17, 61), np.dtype(DTYPES[dtype]), p, Draw(1 << 40 | 77, 1, 2, 9), Array(np.array(2, np.uint32))
     )
     np.testing.assert_array_equal(advanced.host, mask.host)
+
+
+@each_dtype
+def test_dropout_and_a_sum_are_one_launch(be, dtype):
+    """What `dropout_mask`, its product and a sum make, and the gradient, of what was kept."""
+    x, residual, g = (drawn(dtype, 17, 61, seed=k) for k in range(3))
+    draw = Draw(1 << 40 | 77, 3, 2, 9)
+    mask = be.dropout_mask(x.shape, np.dtype(DTYPES[dtype]), 0.3, draw)
+    be.kernels.launched.clear()
+    y, keep = be.dropout_add(*up(x, residual), 1 / 0.7, 0.3, draw, None)
+    assert [k for _, k in be.kernels.launched] == ["dropout_add"] and keep.dtype == np.bool_
+    np.testing.assert_array_equal(keep.host, mask.host != 0)
+    close(y, wide(residual)[0] + wide(x)[0] * wide(mask.host)[0], dtype, 2)
+    np.testing.assert_array_equal(be.kept(Array(g), keep, 1 / 0.7).host, (g * mask.host).astype(DTYPES[dtype]))
+    later = be.dropout_add(*up(x, residual), 1 / 0.7, 0.3, draw._replace(step=1), Array(np.array(2, np.uint32)))
+    np.testing.assert_array_equal(later[0].host, y.host)
 
 
 # -- optimizers --------------------------------------------------------------------------------------------------------

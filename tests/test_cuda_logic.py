@@ -1,8 +1,10 @@
 """The CUDA backend's own logic, on the fake device: who computes, products as cuBLASLt sees them, capture, memory, streams, mixed
 precision."""
 
+import contextlib
 import ctypes
 import gc
+import weakref
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -16,7 +18,8 @@ from core import backend, cuda
 from core.backend.cuda import gemm, memory, optimizers, pointwise
 from core.backend.switches import SWITCHES, Switches
 from core.errors import ArgumentError, CoreError, DeviceError, ShapeError
-from tests import devices
+from tests import devices, test_ops
+from tests.cases import IDS
 from tests.fake_cuda import Array, Graph, State, _do
 
 fake = devices.fake
@@ -39,10 +42,12 @@ class FakeLt:
     class cuBLASLtError(Exception):
         pass
 
-    MatmulDescAttribute = SimpleNamespace(TRANSA=3, TRANSB=4, EPILOGUE=7, BIAS_POINTER=8)
+    MatmulDescAttribute = SimpleNamespace(
+        TRANSA=3, TRANSB=4, EPILOGUE=7, BIAS_POINTER=8, EPILOGUE_AUX_POINTER=11, EPILOGUE_AUX_LD=12
+    )  # fmt: skip
     MatrixLayoutAttribute = SimpleNamespace(BATCH_COUNT=5, STRIDED_BATCH_OFFSET=6)
     ComputeType = SimpleNamespace(COMPUTE_32F=68, COMPUTE_64F=70, COMPUTE_32F_FAST_TF32=77)
-    Epilogue = SimpleNamespace(BIAS=4, GELU=32, GELU_BIAS=36)
+    Epilogue = SimpleNamespace(RELU=2, BIAS=4, RELU_BIAS=6, GELU=32, GELU_BIAS=36, GELU_AUX_BIAS=164)
 
     class MatmulPreferenceAttribute:
         MAX_WORKSPACE_BYTES = 1
@@ -74,7 +79,7 @@ class FakeLt:
         pass
 
     def get_matmul_desc_attribute_dtype(self, attribute):
-        return np.int64 if attribute == 8 else np.int32
+        return np.int64 if attribute in (8, 11, 12) else np.int32
 
     get_matrix_layout_attribute_dtype = get_matmul_preference_attribute_dtype = lambda self, attribute: np.int64
 
@@ -102,6 +107,11 @@ class FakeLt:
             out = self.matrix(d, dl, k)
             if p.get(7, 0) & 4:
                 z = z + self.vector(p[8], dl)[:, None]
+            if p.get(7, 0) & 128:
+                assert p[12] % 8 == 0, "cuBLASLt refuses such a leading dimension of the second result"
+                self.matrix(p[11], {**dl, "ld": p[12]}, k)[...] = z.astype(out.dtype)
+            if p.get(7, 0) & 2:
+                z = np.maximum(z, 0)
             if p.get(7, 0) & 32:
                 z = z / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
             out[...] = z.astype(out.dtype)
@@ -210,11 +220,30 @@ def test_bias_and_gelu_are_epilogues(product, lt):
     x, w, b = drawn(2, 3, 4), drawn(6, 4), drawn(6)
     y = product.linear(Array(x), Array(w), Array(b))
     np.testing.assert_allclose(y.host, x @ w.T + b, rtol=1e-4, atol=1e-5)
-    z = product.linear_gelu(Array(x), Array(w), Array(b))
-    np.testing.assert_allclose(
-        z.host, F.gelu(core.from_numpy(x @ w.T + b), approximate="tanh").numpy(), rtol=1e-4, atol=1e-5
-    )
+    y = product.linear_relu(Array(x), Array(w), Array(b))
+    np.testing.assert_allclose(y.host, np.maximum(x @ w.T + b, 0), rtol=1e-4, atol=1e-5)
     assert lt.calls == 2
+    w, b = drawn(8, 4), drawn(8)
+    y, z = product.linear_gelu(Array(x), Array(w), Array(b))
+    expected = x @ w.T + b
+    np.testing.assert_allclose(z.host, expected, rtol=1e-4, atol=1e-5)
+    expected = F.gelu(core.from_numpy(expected), approximate="tanh").numpy()
+    np.testing.assert_allclose(y.host, expected, rtol=1e-4, atol=1e-5)
+    assert lt.calls == 3 and product.gemm.linear_gelu(Array(x), Array(drawn(6, 4).T), Array(drawn(6))) is None
+
+
+def test_a_captured_product_has_a_workspace_of_its_graph(product, lt, monkeypatch):
+    """Launches of the graph may run beside later work of the stream that it was captured on."""
+    seen, x = [], core.randn(4, 4).cuda()
+    monkeypatch.setattr(lt, "matmul", lambda *args: seen.append(args[-3]))
+    s, g = cuda.Stream(), cuda.CUDAGraph()
+    with s:
+        x @ x
+    with cuda.graph(g, stream=s):
+        x @ x
+    with s:
+        x @ x
+    assert seen[0] == seen[2] != seen[1]
 
 
 def test_plans_are_kept_and_tf32_is_a_switch(product, lt):
@@ -298,6 +327,140 @@ def test_device_index_errors(fake):
     cuda.set_device(-1)
 
 
+# -- attention: a cuDNN made of NumPy ---------------------------------------------------------------------------------
+
+
+class FakeDnn:
+    """Attention as cuDNN is documented to compute it: in float32, and NaN in a row whose scores are all minus infinity."""
+
+    def __init__(self, plans_back=True):
+        self.calls, self.plans_back = [], plans_back
+
+    def attends(self, q, k, v):
+        return q.dtype.itemsize == 2 and q.ndim == 4
+
+    def scores(self, q, k, bias, causal, scale):
+        s = q.host.astype(np.float32) @ k.host.astype(np.float32).swapaxes(-1, -2) * scale
+        if bias is not None:
+            assert bias.dtype == np.float32 and bias.shape[3] == k.shape[2] and np.isfinite(bias.host).all()
+            s = s + bias.host
+        return np.where(np.tri(*s.shape[-2:], dtype=bool), s, -np.inf) if causal else s
+
+    def attention(self, q, k, v, bias, causal, scale):
+        self.calls.append("forward")
+        s = self.scores(q, k, bias, causal, scale)
+        stats = np.log(np.exp(s - s.max(-1, keepdims=True)).sum(-1, keepdims=True)) + s.max(-1, keepdims=True)
+        return Array((np.exp(s - stats) @ v.host.astype(np.float32)).astype(q.dtype)), Array(stats)
+
+    def attention_grad(self, g, q, k, v, y, stats, bias, causal, scale):
+        self.calls.append("backward")
+        if not self.plans_back:
+            return None
+        g, y, q_, k_, v_ = (a.host.astype(np.float32) for a in (g, y, q, k, v))
+        p = np.exp(self.scores(q, k, bias, causal, scale) - stats.host)
+        ds = p * (g @ v_.swapaxes(-1, -2) - (g * y).sum(-1, keepdims=True)) * scale
+        found = ds @ k_, ds.swapaxes(-1, -2) @ q_, p.swapaxes(-1, -2) @ g
+        return tuple(Array(a.astype(q.dtype)) for a in found)
+
+
+def mask_of(kind, dtype):
+    """For scores (2, 3, 6, 5); in some a row sees nobody."""
+    shape = {"rows": (6, 5), "padding": (2, 1, 1, 5), "full": (2, 3, 6, 5)}[kind.split()[0]]
+    seen = np.random.default_rng(3).random(shape) < 0.6
+    seen[..., 0] = True
+    if shape[-2] == 6:
+        seen[..., 2, :] = False
+    if kind.endswith("bool"):
+        return core.from_numpy(seen)
+    return core.from_numpy(np.where(seen, drawn(*shape), -np.inf).astype(np.float32)).to(dtype)
+
+
+@pytest.mark.parametrize("plans_back", [True, False])
+@pytest.mark.parametrize("dtype", [core.bfloat16, core.float16])
+@pytest.mark.parametrize(
+    "kind", ["causal", "none", *(f"{s} {k}" for s in ("rows", "padding", "full") for k in ("bool", "added"))]
+)
+def test_attention_by_cudnn(fake, kind, dtype, plans_back):
+    """With every kind of mask the values and gradients of the CPU."""
+    be = backend.get("cuda")
+    be._dnn = FakeDnn(plans_back)
+    results = []
+    for device in ("cpu", "cuda"):
+        q, k, v = (
+            core.from_numpy(drawn(2, n, 3, 8, seed=n)).to(device, dtype).transpose(1, 2).requires_grad_()
+            for n in (6, 5, 5)
+        )
+        mask = None if kind in ("causal", "none") else mask_of(kind, dtype).to(device)
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=kind == "causal")
+        g = core.from_numpy(drawn(2, 3, 6, 8, seed=9)).to(device, dtype)
+        grads = core.autograd.grad(y, (q, k, v), g)
+        results.append([t.float().cpu().detach().numpy() for t in (y, *grads)])
+    for got, expected in zip(*reversed(results)):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=0.04)
+    assert be._dnn.calls == ["forward", "backward"]
+    if kind.startswith(("rows", "full")):
+        assert (results[1][0][:, :, 2] == 0).all() and (results[1][1][:, :, 2] == 0).all(), "who sees nobody is zeros"
+
+
+def test_what_attention_keeps_for_itself(fake):
+    """With dropout masks have our own bits, and what cuDNN cannot see computes as everywhere."""
+    be = backend.get("cuda")
+    be._dnn = FakeDnn()
+    q = core.randn(2, 3, 6, 8).cuda().to(core.bfloat16)
+    F.scaled_dot_product_attention(q, q, q, dropout_p=0.5)
+    F.scaled_dot_product_attention(q.float(), q.float(), q.float())
+    with core.backends.cudnn.flags(enabled=False):
+        F.scaled_dot_product_attention(q, q, q)
+    assert not be._dnn.calls
+    net = core.nn.MultiheadAttention(16, 2, batch_first=True).cuda().to(core.bfloat16)
+    x = core.randn(2, 6, 16).cuda().to(core.bfloat16)
+    padding = core.tensor([[False] * 6, [False] * 3 + [True] * 3]).cuda()
+    net(x, x, x, key_padding_mask=padding, need_weights=False)[0].sum().backward()
+    assert be._dnn.calls == ["forward", "backward"]
+
+
+LOW = {  # functions that CuPy has not got for bfloat16, and what they are in float32
+    "where": lambda xp, x, y: xp.where(x > 0, x, y),
+    "where, number": lambda xp, x, y: xp.where(x > 0, 0.5, x),
+    "where, whole": lambda xp, x, y: xp.where(x > 0, x, (y > 0)),
+    "where, turned": lambda xp, x, y: xp.where(x.T > 0, x.T, y.T),
+    "clip": lambda xp, x, y: xp.clip(x, -0.5, 0.7),
+    "clip below": lambda xp, x, y: xp.clip(x, y, None),
+    "tril": lambda xp, x, y: xp.tril(x, 1),
+    "triu": lambda xp, x, y: xp.triu(x, -1),
+    "cumsum": lambda xp, x, y: xp.cumsum(x, axis=1),
+    "cumprod": lambda xp, x, y: xp.cumprod(x, axis=0, dtype=x.dtype),
+    "round": lambda xp, x, y: xp.round(x, 1),
+    "copyto": lambda xp, x, y: (xp.copyto(x, y, where=y > 0), x)[1],
+    "argsort": lambda xp, x, y: xp.argsort(x, axis=1, kind="stable"),
+    "searchsorted": lambda xp, x, y: xp.searchsorted(xp.arange(3).astype(x.dtype), y.reshape(-1), side="right"),
+    "unique": lambda xp, x, y: xp.unique(xp.round(x)),
+}
+
+
+@pytest.mark.parametrize("name", LOW)
+def test_bfloat16_where_cupy_has_none(fake, name):
+    xp, (x, y) = backend.get("cuda").xp, (drawn(5, 5, seed=k).astype(bfloat16) for k in range(2))
+    found = LOW[name](xp, Array(x), Array(y))
+    expected = LOW[name](np, x.astype(np.float32), y.astype(np.float32))
+    assert found.dtype == (np.int64 if name in ("argsort", "searchsorted") else bfloat16)
+    np.testing.assert_allclose(found.host.astype(np.float32), expected.astype(np.float32), rtol=1e-2)
+    wide = LOW[name](xp, Array(x.astype(np.float32)), Array(y.astype(np.float32)))
+    assert wide.dtype == np.asarray(expected).dtype
+
+
+def test_bfloat16_in_ops(fake):
+    """Ops whose array code needs a function that CuPy has not got for bfloat16."""
+    wanted = set(
+        "where masked_fill clamp tril triu cumsum cumprod round sort argsort relu6 hardswish leaky_relu maximum attention".split()
+    )
+    rows = [(name, number) for name, number in IDS if name.removeprefix("F.") in wanted]
+    assert len({name for name, _ in rows}) > 8
+    for name, number in rows:
+        with contextlib.suppress(pytest.skip.Exception):
+            test_ops.check_bfloat16(name, number, fake)
+
+
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
@@ -339,6 +502,29 @@ def test_blocks_may_die_in_the_midst_of_booking(fake):
     assert last.ptr == 4096 and counter.counted(malloc)(0).ptr == 4096
 
 
+def test_memory_that_another_stream_uses_is_kept(fake, monkeypatch):
+    """`record_stream`: the pool gets a block back when that stream is done, not when the tensor is gone."""
+    be, s, events = backend.get("cuda"), cuda.Stream(), []
+
+    def event(**how):
+        events.append(SimpleNamespace(done=False, record=lambda stream: events[-1].__dict__.update(stream=stream)))
+        return events[-1]
+
+    x, y = core.zeros(100, device="cuda"), core.zeros(100, device="cuda")
+    x.record_stream(s)
+    monkeypatch.setattr(be.xp.cuda, "Event", event, raising=False)
+    del x, y
+    gc.collect()
+    assert cuda.memory_allocated() == 0 and len(be.memory._held) == 1 and not events
+    core.zeros(1, device="cuda")
+    core.zeros(1, device="cuda")
+    assert len(be.memory._held) == 1 and [e.stream for e in events] == [s.raw]
+    events[0].done = True
+    core.zeros(1, device="cuda")
+    assert not be.memory._held
+    core.zeros(1).record_stream(None)
+
+
 def test_pinned_memory(fake):
     be = backend.get("cuda")
     x = drawn(3, 4)
@@ -354,9 +540,7 @@ def test_tensors_are_pinned_and_copied_while_the_host_goes_on(fake, monkeypatch)
     waits = []
     be = backend.get("cuda")
     plain = be.xp.asarray
-    monkeypatch.setattr(
-        type(be.xp), "asarray", staticmethod(lambda a, blocking=False: (waits.append(blocking), plain(a))[1])
-    )
+    monkeypatch.setattr(be.xp, "asarray", lambda a, blocking=False: (waits.append(blocking), plain(a))[1])
     x = core.randn(3, 4)
     p = x.pin_memory()
     assert p.is_pinned() and not x.is_pinned() and p.pin_memory() is p and (p == x).all()
@@ -375,7 +559,7 @@ def test_tensors_are_pinned_and_copied_while_the_host_goes_on(fake, monkeypatch)
 def test_pinned_arrays_are_kept_until_they_have_been_read(fake, monkeypatch):
     be = backend.get("cuda")
     y = be.xp.empty((4,), np.float32)
-    monkeypatch.setattr("tests.fake_cuda.Stream.record", lambda self, event=None: SimpleNamespace(done=False))
+    monkeypatch.setattr(be, "event", lambda stream=None: SimpleNamespace(done=False))
     be.fill_(y, be.pinned(drawn(4)))
     be.fill_(y, drawn(4))
     be.fill_(y, be.pinned(drawn(4, seed=1)))
@@ -434,6 +618,14 @@ def test_streams_and_events(fake):
     end.wait()
     end.synchronize()
     assert start.elapsed_time(end) >= 0 and s.query() and end.query()
+
+
+def test_events_that_were_never_recorded(fake):
+    e = cuda.Event()
+    assert e.query() and e.synchronize() is None
+    cuda.Stream().wait_event(e)
+    with pytest.raises(CoreError, match="Both events must be recorded before calculating elapsed time"):
+        cuda.Event(enable_timing=True).elapsed_time(e)
 
 
 # -- capture -----------------------------------------------------------------------------------------------------------
@@ -519,7 +711,6 @@ def test_inputs_of_a_graphed_step_are_static(fake):
 
 def test_a_graphed_step_keeps_its_model(fake):
     """Launches write to the parameters: they must not be freed while there is the graph."""
-    import weakref
 
     model, optimizer = made("cuda")
     alive = weakref.ref(model)

@@ -10,19 +10,25 @@ cupy = pytest.importorskip(
     "cupy", reason="NO NAME IS HELD AGAINST CUPY HERE: it is not installed; pip install 'lockstep-ddp[gpu-check]'"
 )
 
-CORE = Path(__file__).parent.parent / "core"
+ROOT = Path(__file__).parent.parent
 CPU_ONLY = ("backend/cpu.py", "backend/onednn", "backend/threads.py", "vision")
+OF_RANKS = ("ddp/staging.py", "ddp/transport/nccl.py", "ddp/transport/cuda_ipc.py")
+# by these names files know CuPy, or a part of it
+ALIASES = {"xp": [], "_xp": [], "_cupy": [], "_cuda": ["cuda"], "_runtime": ["cuda", "runtime"]}
 
 
 def path_of(node):
-    """The names after `xp` in an expression like be.xp.lib.stride_tricks.as_strided, or none."""
+    """CuPy's names in an expression like be.xp.lib.stride_tricks.as_strided, or none."""
     names = []
     while isinstance(node, ast.Attribute):
         names.append(node.attr)
         node = node.value
     names.append(node.id if isinstance(node, ast.Name) else "")
     names.reverse()
-    return names[names.index("xp") + 1 :] if "xp" in names else []
+    for k, name in enumerate(names):
+        if name in ALIASES:
+            return ALIASES[name] + names[k + 1 :] if k + 1 < len(names) else []
+    return []
 
 
 def found(names):
@@ -45,10 +51,13 @@ def unknown_keywords(function, call):
     return [k for k in given if k not in {p.name for p in parameters}]
 
 
-FILES = [p for p in sorted(CORE.rglob("*.py")) if not any(part in str(p.relative_to(CORE)) for part in CPU_ONLY)]
+FILES = [
+    p for p in sorted((ROOT / "core").rglob("*.py")) if not any(part in str(p.relative_to(ROOT)) for part in CPU_ONLY)
+]
+FILES += [ROOT / name for name in OF_RANKS]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CORE)))
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_names_and_keywords_are_cupys(path):
     wrong = []
     for node in ast.walk(ast.parse(path.read_text())):

@@ -2,8 +2,10 @@
 `tests.gpu`."""
 
 import ctypes
+import queue
 import threading
 import time
+from collections import defaultdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +17,8 @@ from core import backend, cuda
 from core.errors import ArgumentError, DTypeError
 from ddp.env import World
 from ddp.errors import DDPError, DeadlineError
+from ddp.group import Lane, ProcessGroup
+from ddp.parallel import DistributedDataParallel
 from ddp.transport import cuda_ipc
 from ddp.transport.base import Call, Deadline
 from ddp.transport.cuda_ipc import IPCTransport
@@ -35,10 +39,11 @@ def at(pointer, count, kind):
 
 
 class Hub:
-    """Where the ranks of one communicator meet."""
+    """Where the ranks of one communicator meet, and messages wait."""
 
     def __init__(self, size):
         self.barrier, self.given = threading.Barrier(size), [None] * size
+        self.messages = defaultdict(queue.Queue)  # by (source, destination)
 
     def exchange(self, rank, value):
         self.given[rank] = value
@@ -49,41 +54,44 @@ class Hub:
 
 
 class FakeNccl:
+    """Of ranks that are threads. Like NCCL's, the making of a communicator returns when all its ranks are there."""
+
     available = True
     NCCL_INT8, NCCL_UINT8, NCCL_INT32, NCCL_UINT32, NCCL_INT64, NCCL_UINT64 = range(6)
     NCCL_FLOAT16, NCCL_FLOAT32, NCCL_FLOAT64, NCCL_BFLOAT16 = 6, 7, 8, 9
     NCCL_SUM, NCCL_PROD, NCCL_MAX, NCCL_MIN, NCCL_AVG = range(5)
 
-    def __init__(self, size):
-        self.hub, self.group = Hub(size), threading.local()
-        self.aborted, self.error, self.ids = [], None, []
+    def __init__(self):
+        self.hubs, self.group, self.lock = {}, threading.local(), threading.Lock()
+        self.aborted, self.error, self.ids, self.made = [], None, [], 0
 
     def get_unique_id(self):
-        return bytes(range(128))
+        with self.lock:
+            self.made += 1
+            return bytes([self.made, *range(1, 128)])
 
     def NcclCommunicator(self, size, name, rank):
-        self.ids.append(name)
-        return Communicator(self, rank)
+        with self.lock:
+            self.ids.append(name)
+            hub = self.hubs.setdefault(name, Hub(size))
+        hub.barrier.wait(10)
+        return Communicator(self, hub, rank)
 
     def groupStart(self):
-        self.group.sends, self.group.receives = [], []
+        self.group.receives = []
 
     def groupEnd(self):
-        found = self.hub.exchange(self.group.rank, list(self.group.sends))
-        for pointer, count, kind, peer in self.group.receives:
-            data = next(d for d, to in found[peer] if to == self.group.rank)
-            at(pointer, count, kind)[:] = data
-        self.hub.barrier.wait(10)
+        receives, self.group.receives = self.group.receives, None
+        for receive in receives:
+            receive()
 
 
 class Communicator:
-    def __init__(self, nccl, rank):
-        self.nccl, self.rank = nccl, rank
+    def __init__(self, nccl, hub, rank):
+        self.nccl, self.hub, self.rank = nccl, hub, rank
 
     def _reduced(self, send, count, kind, op):
-        every = np.stack(
-            [v.astype(np.float64) for v in self.nccl.hub.exchange(self.rank, at(send, count, kind).copy())]
-        )
+        every = np.stack([v.astype(np.float64) for v in self.hub.exchange(self.rank, at(send, count, kind).copy())])
         return (np.sum, np.prod, np.max, np.min, np.mean)[op](every, axis=0)
 
     def allReduce(self, send, recv, count, kind, op, stream):
@@ -95,23 +103,25 @@ class Communicator:
             at(recv, count, kind)[:] = result.astype(TYPES[kind])
 
     def broadcast(self, send, recv, count, kind, root, stream):
-        at(recv, count, kind)[:] = self.nccl.hub.exchange(self.rank, at(send, count, kind).copy())[root]
+        at(recv, count, kind)[:] = self.hub.exchange(self.rank, at(send, count, kind).copy())[root]
 
     def allGather(self, send, recv, count, kind, stream):
-        every = self.nccl.hub.exchange(self.rank, at(send, count, kind).copy())
+        every = self.hub.exchange(self.rank, at(send, count, kind).copy())
         at(recv, count * len(every), kind)[:] = np.concatenate(every)
 
     def reduceScatter(self, send, recv, count, kind, op, stream):
-        whole = self._reduced(send, count * len(self.nccl.hub.given), kind, op)
+        whole = self._reduced(send, count * len(self.hub.given), kind, op)
         at(recv, count, kind)[:] = whole[self.rank * count :][:count].astype(TYPES[kind])
 
     def send(self, pointer, count, kind, peer, stream):
-        self.nccl.group.rank = self.rank
-        self.nccl.group.sends.append((at(pointer, count, kind).copy(), peer))
+        self.hub.messages[self.rank, peer].put(at(pointer, count, kind).copy())
 
     def recv(self, pointer, count, kind, peer, stream):
-        self.nccl.group.rank = self.rank
-        self.nccl.group.receives.append((pointer, count, kind, peer))
+        def receive():
+            at(pointer, count, kind)[:] = self.hub.messages[peer, self.rank].get(timeout=10)
+
+        grouped = getattr(self.nccl.group, "receives", None)
+        receive() if grouped is None else grouped.append(receive)
 
     def check_async_error(self):
         if self.nccl.error:
@@ -123,7 +133,7 @@ class Communicator:
 
 @pytest.fixture
 def nccl(fake, monkeypatch):
-    be, found = backend.get("cuda"), FakeNccl(2)
+    be, found = backend.get("cuda"), FakeNccl()
     monkeypatch.setattr(be, "nccl", lambda: found, raising=False)
     yield found
     State.graph = State.stream = Array.allocate = None
@@ -139,7 +149,6 @@ def soon(timeout_s=10.0):
 
 @pytest.fixture
 def alone(nccl):
-    nccl.hub = Hub(1)
     transport = NCCLTransport.over(LoopbackTransport.open(World(), 5.0), 5.0)
     yield transport
     transport.close()
@@ -207,7 +216,7 @@ def test_two_ranks(nccl, dtype):
 
     results = run(2, rank, 30.0)
     check_two_ranks(results, dtype)
-    assert nccl.ids == [bytes(range(128))] * 2
+    assert nccl.ids == [bytes([1, *range(1, 128)])] * 2
 
 
 def test_what_nccl_has_not_got(alone):
@@ -219,10 +228,14 @@ def test_what_nccl_has_not_got(alone):
             alone.all_reduce(Array(np.zeros(2, dtype)), op, Call("all_reduce", 0, "int32", 2), soon())
 
 
+def pending(transport):
+    return [p for channel in transport._channels.values() for p in list(channel.pending)]
+
+
 def late(transport, monkeypatch):
     """From now on no collective ends."""
     monkeypatch.setattr(
-        transport._cuda, "Event", lambda **options: SimpleNamespace(done=False, record=lambda stream: None)
+        transport._cuda, "Event", lambda **options: SimpleNamespace(done=False, at_ms=0.0, record=lambda stream: None)
     )
 
 
@@ -251,25 +264,32 @@ def test_an_error_of_nccl_is_raised(alone, nccl, monkeypatch):
 def test_memory_is_kept_until_the_collective_has_ended(alone):
     x = Array(np.ones(4, np.float32))
     alone.all_reduce(x, "sum", call("all_reduce", x, "sum"), soon())
-    assert any(x in p.arrays for p in list(alone._pending)) or not alone._pending
+    assert any(x in p.arrays for p in pending(alone)) or not pending(alone)
     alone.synchronize(soon())
     until = time.monotonic() + 5
-    while alone._pending and time.monotonic() < until:
+    while pending(alone) and time.monotonic() < until:
         time.sleep(0.01)
-    assert not alone._pending
+    assert not pending(alone)
     alone.close()
     with pytest.raises(DDPError, match="expected an open transport"):
         alone.all_reduce(x, "sum", call("all_reduce", x, "sum"), soon())
 
 
-def test_nothing_is_watched_under_capture(alone):
+def test_nothing_is_watched_under_capture(alone, monkeypatch):
     x, stream = Array(np.ones(4, np.float32)), alone._cuda.Stream()
+    waits = []
     with stream:
         stream.begin_capture()
         alone.all_reduce(x, "sum", call("all_reduce", x, "sum"), soon())
+        alone.all_gather(x, call("all_gather", x), soon())
+        alone.reduce_scatter(x, "sum", call("reduce_scatter", x, "sum"), soon())
+        alone.all_to_all(x, call("all_to_all", x), soon())
+        monkeypatch.setattr("tests.fake_cuda.Stream.wait_event", lambda self, event: waits.append(self.ptr))
         alone.flush(soon())
+        alone.flush(soon())
+        assert waits == [stream.ptr], "what is not part of the capture must not be waited for inside"
         stream.end_capture()
-    assert not alone._pending and alone._kept
+    assert not pending(alone) and len(alone._kept) == 4
 
 
 # -- through process groups --------------------------------------------------------------------------------------------
@@ -277,8 +297,6 @@ def test_nothing_is_watched_under_capture(alone):
 
 def grouped(transport):
     """A process group over a transport, as `init_process_group` makes it."""
-    from ddp.group import Lane, ProcessGroup
-
     world = World(transport.rank, transport.size, transport.rank, transport.size)
     return ProcessGroup(Lane(transport), world, range(transport.size), 0, 10.0)
 
@@ -317,15 +335,200 @@ def test_groups_give_nccl_arrays_of_the_device(nccl):
     check_reduced(run(2, lambda carrier: reduced(NCCLTransport.over(carrier, 10.0)), 30.0))
 
 
+def moved(transport, dtype=np.float32):
+    """Every other call of a group on device tensors, some of which are views that are not contiguous."""
+    group, rank, size = grouped(transport), transport.rank, transport.size
+    base = core.from_numpy(drawn(rank, 12)).to("cuda", core.bfloat16 if dtype is bfloat16 else core.float32)
+    room = lambda *shape: core.zeros(*shape, dtype=base.dtype, device="cuda")
+    found = {}
+
+    def keep(name, *tensors, work=None):
+        if work is not None:
+            work.wait()
+        found[name] = [t.cpu().float().numpy() for t in tensors]
+
+    t = base.clone().reshape(3, 4).t()
+    group.reduce(t, 1, "sum")
+    keep("reduce", t)
+    outs = [room(4, 3), room(3, 4).t()]
+    keep("all_gather", *outs, work=group.all_gather(outs, base.reshape(3, 4).t(), async_op=True))
+    outs = [room(12), room(12)] if rank == 1 else None
+    group.gather(base, outs, 1)
+    keep("gather", *(outs or ()))
+    t = room(12)
+    group.scatter(t, [base, base * 2] if rank == 1 else None, 1)
+    keep("scatter", t)
+    t = room(12)
+    keep("reduce_scatter", t, work=group.reduce_scatter(t, [base, base * 2], "sum", async_op=True))
+    outs = [room(12), room(12)]
+    group.all_to_all(outs, [base, base * 2])
+    keep("all_to_all", *outs)
+    outs = [room(3 - rank), room(3 - rank)]
+    group.all_to_all(outs, [base[:3], base[3:5]])
+    keep("uneven", *outs)
+    pair = [base.clone(), base[:4].clone().reshape(2, 2).t()]
+    group.all_reduce_coalesced(pair, "sum")
+    keep("coalesced", *pair)
+    t = room(3, 4).t()
+    group.send(base, 1, 5) if rank == 0 else group.recv(t, 0, 5)
+    keep("recv", *([t] if rank else []))
+    there, back = room(12), base.clone()
+    group.connect([there, back], [1 - rank])
+    works = [group.send(back, 1 - rank, 0, async_op=True), group.recv(there, 1 - rank, 0, async_op=True)]
+    assert all(w.wait() for w in works)
+    keep("exchanged", there)
+    if size == 2:
+        part = ProcessGroup(group.lane, group.world, [rank], 1 + rank, 10.0)
+        outs = [room(12)]
+        part.all_gather(outs, base)
+        keep("subset", *outs)
+        part = ProcessGroup(group.lane, group.world, [1, 0], 9, 10.0)
+        outs = [room(12), room(12)]
+        part.all_gather(outs, base)
+        keep("turned", *outs)
+    group.lane.close()
+    return found
+
+
+def check_moved(results):
+    a, b = (drawn(k, 12) for k in range(2))
+    turned = [v.reshape(3, 4).T for v in (a, b)]
+    ours = {0: a, 1: b}
+    for rank, found in enumerate(results):
+        expected = {
+            "reduce": [(a + b).reshape(3, 4).T if rank else turned[0]], "all_gather": turned,
+            "gather": [a, b] if rank else [], "scatter": [b * (1 + rank)],
+            "reduce_scatter": [(a + b) * (1 + rank)], "all_to_all": [a * (1 + rank), b * (1 + rank)],
+            "uneven": [v[:3] if rank == 0 else v[3:5] for v in (a, b)],
+            "coalesced": [a + b, (a + b)[:4].reshape(2, 2).T], "recv": [turned[0].reshape(4, 3)] if rank else [],
+            "exchanged": [ours[1 - rank]], "subset": [ours[rank]], "turned": [b, a],
+        }  # fmt: skip
+        expected["recv"] = [a.reshape(4, 3)] if rank else []
+        assert found.keys() == expected.keys()
+        for name, arrays in expected.items():
+            assert len(found[name]) == len(arrays), name
+            for got, e in zip(found[name], arrays):
+                np.testing.assert_array_equal(got, e, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, bfloat16])
+def test_nothing_of_a_group_goes_by_the_host(nccl, monkeypatch, dtype):
+    """Values are what they are on the host, and no array of the device is copied to it, but by the test."""
+    plain, reads = Array.get, []
+    monkeypatch.setattr(Array, "get", lambda self, *a, **k: (reads.append(self.dtype.name), plain(self, *a, **k))[1])
+    results = run(2, lambda carrier: moved(NCCLTransport.over(carrier, 10.0), dtype), 30.0)
+    check_moved(results)
+    assert len(reads) == sum(len(arrays) for found in results for arrays in found.values())
+    # the world, both directions of the pair, two subsets of one rank, one of two
+    assert len(nccl.hubs) == 1 + 2 + 2 + 1
+
+
+def test_results_are_copied_on_the_stream_that_makes_them(alone, monkeypatch):
+    """A result is stored behind its collective, before anybody waits; its memory is kept until that has been done."""
+    stores, plain = [], Array.__setitem__
+
+    def store(self, index, value):
+        stores.append(State.stream)
+        plain(self, index, value)
+
+    monkeypatch.setattr(Array, "__setitem__", store)
+    late(alone, monkeypatch)
+    group, x = grouped(alone), core.ones(3, 4, device="cuda")
+    group.all_gather([core.zeros(3, 4, device="cuda")], x, async_op=True)
+    group.all_reduce(core.ones(3, 4, device="cuda").t(), "sum", async_op=True)
+    assert [s is alone._channels["all"].stream for s in stores[-2:]] == [True, True]
+    assert len(pending(alone)) == 4
+
+
+def test_behind_queued_calls_the_callers_stream_is_meant(alone, monkeypatch):
+    """A call that waits for others runs in the transport's thread, and comes after the work of the stream that it was made on."""
+    group, be, go, after = grouped(alone), backend.get("cuda"), threading.Event(), []
+    plain = be.event
+    monkeypatch.setattr(be, "event", lambda stream=None: (after.append(stream or State.stream), plain(stream))[1])
+    group.lane.post(lambda: go.wait(10))
+    threading.Timer(0.2, go.set).start()
+    s = cuda.Stream()
+    with cuda.stream(s):
+        work = group.all_reduce(core.ones(3, device="cuda"), "sum", async_op=True)
+    assert after[0] is s.raw and work.wait()
+    group.lane.close()
+
+
+def averaged(transport):
+    """Gradients of a model on the GPU after a step of DistributedDataParallel, whose ranks see different data."""
+    group = grouped(transport)
+    core.manual_seed(0)
+    net = core.nn.Sequential(core.nn.Linear(4, 8), core.nn.ReLU(), core.nn.Linear(8, 2)).cuda()
+    model = DistributedDataParallel(net, process_group=group)
+    x = core.from_numpy(drawn(transport.rank, 12)).reshape(3, 4).cuda()
+    for _ in range(2):
+        model.zero_grad()
+        model(x).pow(2).mean().backward()
+    found = [p.grad.cpu().numpy() for p in net.parameters()]
+    group.lane.close()
+    return found
+
+
+def check_averaged(results):
+    core.manual_seed(0)
+    net = core.nn.Sequential(core.nn.Linear(4, 8), core.nn.ReLU(), core.nn.Linear(8, 2))
+    for rank in range(2):
+        x = core.from_numpy(drawn(rank, 12)).reshape(3, 4)
+        (net(x).pow(2).mean() / 2).backward()
+    for found in results:
+        for got, p in zip(found, net.parameters(), strict=True):
+            np.testing.assert_allclose(got, p.grad.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_of_a_gpu_are_averaged(nccl):
+    """Over NCCL from GPU to GPU, and through the host."""
+    check_averaged(run(2, lambda carrier: averaged(NCCLTransport.over(carrier, 10.0)), 30.0))
+    check_averaged(run(2, averaged, 30.0))
+
+
+def test_a_message_that_nobody_takes_is_aborted(nccl, monkeypatch):
+    def rank(carrier):
+        transport = NCCLTransport.over(carrier, 10.0)
+        x = Array(np.ones(4, np.float32))
+        if transport.rank:
+            transport.recv_pieces(0, x, Call("send", 3, "float32", 4), soon())
+            carrier.barrier(Call("barrier", 7, "uint8", 0), soon())
+            transport.close()
+            return
+        transport.send_pieces(1, x, Call("send", 3, "float32", 4), soon())
+        transport.synchronize(soon())
+        late(transport, monkeypatch)
+        transport.send_pieces(1, x, Call("send", 4, "float32", 4), soon(0.2))
+        with pytest.raises(DeadlineError, match=r"rank 0: send #4 .*expected the other rank to end it within 0.2 s"):
+            transport.synchronize(soon())
+        carrier.barrier(Call("barrier", 7, "uint8", 0), soon())
+        transport.close()
+
+    run(2, rank, 30.0)
+    assert nccl.aborted.count(0) >= 3  # every communicator of the rank that gave up
+
+
+def test_a_peer_that_does_not_come_to_the_meeting(nccl):
+    def rank(carrier):
+        transport = NCCLTransport.over(carrier, 10.0)
+        if transport.rank == 0:
+            with pytest.raises(DeadlineError, match=r"expected rank 1 within 0\.2 s"):
+                transport.send_pieces(1, Array(np.ones(4, np.float32)), Call("send", 0, "float32", 4), soon(0.2))
+        carrier.barrier(Call("barrier", 7, "uint8", 0), soon())
+        transport.close()
+
+    run(2, rank, 30.0)
+
+
 def test_waiting_is_left_to_the_stream(alone, nccl, monkeypatch):
     """A collective is asked for at once, in the caller's thread and on its stream; `wait` does not stop the host."""
     late(alone, monkeypatch)
     group, waited = grouped(alone), []
     monkeypatch.setattr("tests.fake_cuda.Stream.wait_event", lambda self, event: waited.append(self.ptr))
     work = group.all_reduce(core.ones(3, device="cuda"), "sum", async_op=True)
-    assert work.is_completed() and group.lane._thread is None and waited == [alone._stream.ptr]
+    assert work.is_completed() and group.lane._thread is None and waited == [alone._channels["all"].stream.ptr]
     work.wait()
-    assert waited == [alone._stream.ptr, 0] and len(alone._pending) == 1
+    assert waited == [alone._channels["all"].stream.ptr, 0] and len(pending(alone)) == 1
 
 
 @pytest.mark.parametrize("size", [2])
@@ -343,15 +546,14 @@ def test_other_transports_get_pinned_arrays_of_the_host(fake, monkeypatch, size)
     cuda.init()
     check_reduced(run(size, body, 30.0))
     assert seen and all(seen)
+    check_moved(run(size, moved, 30.0))
 
 
 def test_a_copy_that_never_ends_is_an_error(fake, monkeypatch):
     cuda.init()
     group = grouped(LoopbackTransport.open(World(), 5.0))
     group.timeout_s = 0.1
-    monkeypatch.setattr(
-        "tests.fake_cuda.Stream.record", lambda self, event=None: SimpleNamespace(done=False, at_ms=0.0)
-    )
+    monkeypatch.setattr(backend.get("cuda"), "event", lambda stream=None: SimpleNamespace(done=False, at_ms=0.0))
     with pytest.raises(DeadlineError, match=r"all_reduce #1 .*expected the GPU to copy within 0.1 s"):
         group.all_reduce(core.ones(3, device="cuda"), "sum")
     group.lane.close()
@@ -378,6 +580,12 @@ def test_windows_of_one_gpu(fake, monkeypatch, dtype, window):
     check_two_ranks(results, dtype)
     if dtype == np.float32:
         check_reduced([r["group"] for r in results])
+    assert not OPEN_HANDLES
+
+
+def test_groups_give_windows_arrays_of_the_device(fake):
+    cuda.init()
+    check_moved(run(2, lambda carrier: moved(IPCTransport(carrier, soon())), 30.0))
     assert not OPEN_HANDLES
 
 

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 
 import core
-from core import cuda, nn
-from core.errors import ArgumentError
+import core.nn.functional as F
+from core import backend, cuda, nn
+from core.cuda import guard
+from core.errors import ArgumentError, DeviceError
 from core.nn import data_parallel as dp
-from tests import devices
+from tests import devices, test_ops
+from tests.cases import IDS
 from tests.fake_cuda import Array, Cuda, State
 
 fake = devices.fake
@@ -18,6 +21,7 @@ def three(fake, monkeypatch):
     monkeypatch.setattr(Cuda, "count", 3)
     cuda.init()
     yield "cuda"
+    guard.remove()
     State.graph = State.streams = Array.allocate = None
 
 
@@ -133,10 +137,134 @@ def test_copies_between_devices(three):
     y = x.to("cuda:2")
     assert y.device == core.device("cuda:2") and (y.cpu() == x.cpu()).all() and y.to("cuda:2") is y
     assert (x.t().to("cuda:1").cpu() == x.cpu().t()).all()
-    with pytest.raises(RuntimeError, match="array device"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cuda:2!",
+    ):
         x + y
     with cuda.device(2):
         assert (y + y).device.index == 2 and core.ones(1, device="cuda").device.index == 2
+
+
+@pytest.fixture
+def elsewhere(three):
+    """Tensors have come to a second device; the first is the current one."""
+    core.zeros(1, device="cuda:0"), core.zeros(1, device="cuda:1")
+    yield "cuda:1"
+    assert cuda.current_device() == 0
+
+
+SWEPT = """
+    add mul matmul linear conv conv_input_grad max_pool sum_pool softmax cross_entropy_rows standardize rms_norm gelu attention lstm_layer
+    embedding index_put where cat split linalg.svdvals fft.stft F.avg_pool2d F.one_hot F.cross_entropy
+""".split()
+
+
+def test_ops_compute_where_their_tensors_lie(elsewhere):
+    """Of every op named here all rows; the fake device refuses whatever does not compute on the device of its arrays."""
+    rows = [(name, number) for name, number in IDS if name in SWEPT]
+    assert {name for name, _ in rows} == set(SWEPT)
+    for name, number in rows:
+        test_ops.check_device(name, number, elsewhere)
+
+
+def test_work_goes_to_the_stream_of_its_device(elsewhere, monkeypatch):
+    launched = []
+    monkeypatch.setattr(
+        backend.get("cuda"), "launch", lambda *a: launched.append((cuda.current_device(), State.stream))
+    )
+    with cuda.device(1):
+        s = cuda.Stream()
+        s.__enter__()
+    x = core.ones(4, device=elsewhere)
+    F.silu(x)
+    assert launched == [(1, s.raw)], "the kernel goes to the stream that is current on its device"
+    with cuda.device(1):
+        s.__exit__(None, None, None)
+
+
+def test_a_stream_brings_its_device(elsewhere):
+    """As in torch: `with stream(s)` makes the device of s the current one, and events are of the device they are recorded on."""
+    s = cuda.Stream(device=1)
+    with cuda.stream(s):
+        assert cuda.current_device() == 1 and cuda.current_stream() == s
+        with s:
+            x = core.ones(2, device="cuda")
+    assert cuda.current_device() == 0 and x.device.index == 1
+    event = s.record_event()
+    cuda.current_stream().wait_event(event)
+    assert event.query()
+
+
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        lambda x, y: x + y,
+        lambda x, y: x @ y,
+        lambda x, y: core.cat([x, y]),
+        lambda x, y: F.linear(x, y),
+        lambda x, y: x.mul_(y),
+    ],
+)
+def test_tensors_of_two_devices_do_not_mix(elsewhere, mixed):
+    x, y = core.ones(2, 2, device="cuda:0"), core.ones(2, 2, device=elsewhere)
+    with pytest.raises(
+        DeviceError,
+        match=r": Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cuda:1! Move",
+    ):
+        mixed(x, y)
+    assert (y + core.tensor(1.0)).device.index == 1, "a number of the CPU goes anywhere"
+
+
+@pytest.mark.parametrize("rule", [core.optim.SGD, core.optim.RMSprop, core.optim.AdamW])
+def test_a_model_on_two_devices_trains(elsewhere, rule):
+    """Layers on two devices, with a copy in between, as in a pipeline; all the while the first device is the current one."""
+
+    def trained(first, second):
+        core.manual_seed(0)
+        a = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 8)).to(first)
+        b = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 3)).to(second)
+        optimizer = rule([*a.parameters(), *b.parameters()], lr=0.01)
+        x, target, losses = core.randn(5, 1, 6, 6).to(first), core.tensor([0, 1, 2, 0, 1]).to(second), []
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(b(a(x).to(second)), target)
+            loss.backward()
+            nn.utils.clip_grad_norm_(b.parameters(), 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    np.testing.assert_allclose(trained("cuda:1", "cuda:0"), trained("cpu", "cpu"), rtol=1e-5)
+
+
+def test_a_scale_reaches_every_device(elsewhere):
+    """One loss scale for parameters on two devices; what one device finds leaves out the step on both."""
+    ps = [core.nn.Parameter(core.ones(3, device=f"cuda:{k}")) for k in range(2)]
+    optimizer, scaler = core.optim.SGD(ps, lr=1.0), core.amp.GradScaler("cuda", init_scale=4.0)
+    for bad, expected in ((False, [0.0, 0.0]), (True, [0.0, 0.0])):
+        optimizer.zero_grad()
+        scaler.scale((ps[0] * ps[0]).sum() / 2 + (ps[1] * ps[1]).sum().to("cuda:0") / 2 + ps[0].sum() * 0).backward()
+        if bad:
+            ps[1].grad[0] = float("inf")
+        scaler.step(optimizer)
+        scaler.update()
+        assert [p.sum().item() for p in ps] == expected
+    assert scaler.get_scale() == 2.0
+
+
+def test_without_an_index_the_current_device_is_meant(elsewhere):
+    x = core.ones(2, device="cuda:1")
+    assert x.to("cuda").device.index == 0 and x.cuda().device.index == 0 and x.to("cuda:1") is x and x.float() is x
+    with cuda.device(1):
+        assert x.to("cuda") is x
+
+
+def test_one_device_is_not_guarded(three):
+    with cuda.device(2):
+        x = core.ones(3, device="cuda")
+        (x * x).sum()
+    assert not guard.installed
 
 
 def test_each_device_has_numbers_of_its_own(three):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from core.backend.cuda import is_available
-from tests.gpu import benchmarks, report, sections
+from tests.gpu import benchmarks, ranks, report, sections
 from tests.gpu.report import Check, Found, Timing
 from tests.gpu.sections import SECTIONS, Section
 
@@ -44,7 +44,7 @@ def test_a_rehearsal_of_a_part(tmp_path):
     path = tmp_path / "report.md"
     done = run(str(path), "--fake", "--plain", "--quick", "--only", "devices,memory")
     assert done.returncode == 0, done.stdout + done.stderr + path.read_text()
-    assert done.stdout.splitlines()[-1] == f"tests.gpu: 3 checks passed, 0 failed; report in {path}"
+    assert done.stdout.splitlines()[-1] == f"tests.gpu: 4 checks passed, 0 failed; report in {path}"
     text = path.read_text()
     assert "a rehearsal" in text and "- pass copies between devices: cuda:0 to cuda:0" in text and "FAIL" not in text
 
@@ -59,14 +59,58 @@ def test_checks_run(names):
     done = subprocess.run(command, capture_output=True, text=True, timeout=115, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     checks, timings = sections.parsed(done.stdout)
-    assert {c.section for c in checks} == {n for n in names if n not in ("overhead", "benchmarks")}
+    assert {c.section for c in checks} == {n for n in names if n != "overhead"}
     rows = {"overhead": benchmarks.CALLS, "benchmarks": benchmarks.ROWS}
     assert [t.name for t in timings] == [name for n in names for name in rows.get(n, ())]
     assert not [c for c in checks if not c.passed and c.name not in NEEDS_KERNELS]
 
 
+def test_verdicts(monkeypatch, tmp_path):
+    """A row that misses its goal, or does not run, is a failed check of its own; the others go on."""
+    rows = {
+        "product": benchmarks.Row(benchmarks._BIG, benchmarks._CEILING),
+        "slow": benchmarks.Row(lambda lib: (lambda: None, 1e9), benchmarks._CEILING + benchmarks._EAGER),
+        "broken": benchmarks.Row(lambda lib: 1 / 0, benchmarks._EAGER),
+        "quick": benchmarks.Row(lambda lib: (lambda: None, 0.0), benchmarks._EAGER),
+    }
+    times = {"product": [2.0, 1.0], "slow": [10.0, 20.0], "quick": [1.0]}
+    made = {id(row): (name, 8e9 if name == "product" else 1e9 if name == "slow" else 0.0) for name, row in rows.items()}
+
+    def measured(row, runs):
+        name, flops = made[id(row)]
+        return (times[name], flops) if name in times else row.make(None)
+
+    monkeypatch.setattr(benchmarks, "measured", measured)
+    monkeypatch.setattr(benchmarks, "ROWS", rows)
+    monkeypatch.setattr(benchmarks.rehearsal, "is_on", lambda: False)
+    found = list(sections.results("benchmarks", quick=True))
+    checks = {c.name: c for c in found if isinstance(c, Check)}
+    assert [t.name for t in found if isinstance(t, Timing)] == ["product", "slow", "quick"]
+    expected = {
+        "product: 80 % of the ceiling": (False, "MISSED: expected at least 0.8, measured 0.50"),
+        "slow: 80 % of the ceiling": (False, "MISSED: expected at least 0.8, measured 0.01"),
+        "slow: PyTorch's speed, eager": (True, "met: 2.00, wanted 1"),
+        "broken": (False, "ZeroDivisionError"),
+        "quick: PyTorch's speed, eager": (True, "not judged: PyTorch is not installed"),
+    }
+    assert checks.keys() == expected.keys()
+    for name, (passed, said) in expected.items():
+        assert checks[name].passed == passed and said in checks[name].detail
+    path = tmp_path / "r.md"
+    report.write(str(path), [Found("benchmarks", list(checks.values()), [], 1.0)], quick=True, fake=False)
+    text = path.read_text()
+    failed = text[text.index("## What failed") : text.index("## benchmarks")]
+    assert failed.count("\n- ") == 3 and "- benchmarks, broken: ZeroDivisionError" in failed
+
+
 # These compare with what only our kernels do: steps whose counts are on the device.
 NEEDS_KERNELS = {"a training step in float32", "a training step in bfloat16", "a training step in float16, scaled"}
+
+
+def test_the_two_processes_run():
+    """The script that two processes run on a GPU, on the CPU."""
+    script = ranks.CHILD.replace("BACKEND", "zmq").replace(".cuda()", "")
+    assert "rank 0 loss" in ranks.run_child(script)
 
 
 def test_what_hangs_or_crashes_is_a_failed_row(monkeypatch):

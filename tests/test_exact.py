@@ -39,6 +39,14 @@ def test_negative_numbers_wrap_around_in_unsigned_types() -> None:
         x + 300
 
 
+def test_products_of_integers_keep_every_digit() -> None:
+    for dtype in (core.int16, core.uint8, core.int32, core.int64):
+        x = core.arange(3000, dtype=core.int64).reshape(2, 1500).to(dtype)
+        exact = x.numpy() @ x.numpy().T
+        np.testing.assert_array_equal((x @ x.T).numpy(), exact)
+        np.testing.assert_array_equal(core.einsum("ij,kj->ik", x, x).numpy(), exact)
+
+
 def test_powers_of_integers() -> None:
     x = core.tensor([1, -1, 2, -3])
     assert x.pow(core.tensor([-1, -3, -1, -2])).tolist() == [1, -1, 0, 0] and (2 ** core.tensor([-1, 3])).tolist() == [

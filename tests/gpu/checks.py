@@ -17,6 +17,7 @@ from core import backend, cuda
 from core.backend.base import Backend, conv_out_shape
 from core.backend.cuda.philox import Draw
 from core.backend.switches import SWITCHES
+from core.ops.op import OPS, Raw
 from core.philox import PhiloxGenerator
 from tests.gpu import rehearsal
 
@@ -115,7 +116,7 @@ def op_table(quick: bool) -> Rows:
         ):
             continue  # one case of each op, as far as the time goes
         seen.add(name)
-        for test in (test_ops.test_value, test_ops.test_gradients):
+        for test in (test_ops.test_value, test_ops.test_gradients, test_ops.check_bfloat16):
             yield (
                 f"{name} {number} {test.__name__}",
                 lambda test=test, name=name, number=number: test(name, number, "cuda"),
@@ -214,9 +215,10 @@ def products(quick: bool) -> Rows:
             x, w, b = drawn(dtype, 64, 128), drawn(dtype, 256, 128), drawn(dtype, 256)
             z = wide(x)[0] @ wide(w)[0].T + wide(b)[0]
             agree(gpu().linear(*up(x, w, b)), z, dtype)
-            return agree(gpu().linear_gelu(*up(x, w, b)), ORACLE.gelu(z, "tanh"), dtype)
+            agree(gpu().linear_relu(*up(x, w, b)), np.maximum(z, 0), dtype)
+            return agree(gpu().linear_gelu(*up(x, w, b)), (ORACLE.gelu(z, "tanh"), z), dtype)
 
-        yield f"{dtype} bias and GELU", linear
+        yield f"{dtype} bias and ReLU or GELU", linear
 
 
 CONVOLUTIONS = [  # x, w, stride, padding, dilation, groups
@@ -247,12 +249,9 @@ def convolved(dtype: str, last: bool, x_shape: Any, w_shape: Any, places: Any, g
         xs, ws, gs = up(x, w, g)
         if last:
             xs, gs = (be.xp.moveaxis(be.xp.ascontiguousarray(be.xp.moveaxis(a, 1, -1)), -1, 1) for a in (xs, gs))
-        agree(
-            be.conv(xs, ws, None, *places, groups),
-            ORACLE.conv(*wide(x, w), None, *places, groups),
-            dtype,
-            2,
-        )
+        b = drawn(dtype, w_shape[0], seed=3)
+        for bias, high in ((None, None), (*up(b), *wide(b))):
+            agree(be.conv(xs, ws, bias, *places, groups), ORACLE.conv(*wide(x, w), high, *places, groups), dtype, 2)
         expected = ORACLE.conv_input_grad(*wide(g, w), x_shape, *places, groups)
         agree(be.conv_input_grad(gs, ws, x_shape, *places, groups), expected, dtype, 2)
         expected = ORACLE.conv_weight_grad(*wide(g, x), w_shape, *places, groups)
@@ -261,20 +260,48 @@ def convolved(dtype: str, last: bool, x_shape: Any, w_shape: Any, places: Any, g
         SWITCHES.conv_tf32 = tf32
 
 
+MASKS = {  # of scores (2, 4, 96, 96)
+    "unmasked": None, "one for all": (96, 96), "of each head": (1, 4, 96, 96), "of each sample": (2, 1, 96, 96), "full": (2, 4, 96, 96),
+    "padding": (2, 1, 1, 96),
+}  # fmt: skip
+
+
+def drawn_mask(shape: tuple[int, ...] | None, dtype: str, added: bool) -> np.ndarray | None:
+    """Who is seen, or what is added, −∞ for whom is not; the last row, where there are several, sees nobody."""
+    if shape is None:
+        return None
+    seen = np.random.default_rng(len(shape)).random(shape) < 0.7
+    seen[..., 0] = True
+    if shape[-2] > 1:
+        seen[..., -1, :] = False
+    return np.where(seen, drawn(dtype, *shape, seed=5), -np.inf).astype(DTYPES[dtype]) if added else seen
+
+
 def attention(quick: bool) -> Rows:
     for dtype in ("bfloat16",) if quick else ("float16", "bfloat16", "float32"):
-        for causal in (False, True):
+        yield f"{dtype} causal", partial(attended, dtype, None, True)
+        for name, shape in MASKS.items():
+            for added in (False,) if shape is None else (False, True):
+                check = partial(attended, dtype, drawn_mask(shape, dtype, added), False)
+                yield f"{dtype} {name}{', added' if added else ''}", check
 
-            def check(dtype: str = dtype, causal: bool = causal) -> str:
-                q, k, v, g = (drawn(dtype, 2, 4, 96, 64, seed=s) for s in range(4))
-                y, saved = gpu().attention(*up(q, k, v), None, None, causal, 0.125)
-                expected, p = ORACLE.attention(*wide(q, k, v), None, None, causal, 0.125)
-                agree(y, expected, dtype)
-                found = gpu().attention_grad(*up(g, q, k, v), None, saved, 0.125)
-                error = agree(found, ORACLE.attention_grad(*wide(g, q, k, v), None, p, 0.125), dtype, 2)
-                return f"{error}, {'cuDNN' if saved.ndim < 3 else 'plain'}"
 
-            yield f"{dtype}{' causal' if causal else ''}", check
+def attended(dtype: str, mask: np.ndarray | None, causal: bool) -> str:
+    """Forward and backward, as the op computes them."""
+    be = gpu()
+    q, k, v, g = (drawn(dtype, 2, 96, 4, 64, seed=s).swapaxes(1, 2) for s in range(4))  # as projections lie
+    qs, ks, vs, gs = (be.from_numpy(np.ascontiguousarray(a.swapaxes(1, 2))).swapaxes(1, 2) for a in (q, k, v, g))
+    held = None if mask is None else be.from_numpy(mask)
+    y, saved = OPS["attention"].forward(be, qs, ks, vs, held, None, causal=causal, scale=0.125)
+    high = None if mask is None else mask if mask.dtype == bool else mask.astype(np.float64)
+    expected, p = ORACLE.attention(*wide(q, k, v), high, None, causal, 0.125)
+    agree(y, expected, dtype, 2)
+    raw = be.raw or Raw.of(be)
+    found = OPS["attention"].rules["xs"](raw, gs, [qs, ks, vs, held, None], saved, causal, 0.125)[:3]
+    error = agree(tuple(found), ORACLE.attention_grad(*wide(g, q, k, v), None, p, 0.125), dtype, 2)
+    by_cudnn = saved.ndim == 1
+    assert by_cudnn or dtype == "float32" or rehearsal.is_on(), "expected cuDNN to compute"
+    return f"{error}, {'cuDNN' if by_cudnn else 'plain'}"
 
 
 def memory(quick: bool) -> Rows:
@@ -297,5 +324,24 @@ def memory(quick: bool) -> Rows:
         np.testing.assert_array_equal(y.get(), x)
         return "non-blocking copy"
 
+    def recorded() -> str:
+        n = 1 << (10 if rehearsal.is_on() else 22)
+        side, busy = cuda.Stream(), core.randn(64, 64).cuda()
+        here = cuda.current_stream()
+        with cuda.stream(side):
+            x = core.ones(n, device="cuda")
+        here.wait_stream(side)
+        for _ in range(200):
+            busy = busy @ busy * 0
+        y = x * 2
+        x.record_stream(here)
+        del x
+        with cuda.stream(side):  # the pool would give the same block, which `x * 2` may not have read yet
+            z = core.zeros(n, device="cuda").fill_(7)
+        cuda.synchronize()
+        assert (y == 2).all() and (z == 7).all(), "memory was used again too early"
+        return "a block that another stream reads is kept"
+
     yield "what tensors hold", counted
+    yield "record_stream", recorded
     yield "pinned memory", pinned

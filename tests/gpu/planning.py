@@ -82,7 +82,7 @@ class Planner(dnn.DNN):
 
         self._xp, self._cudnn, self._handles, self._plans, self._lock = np, cudnn, {}, {}, threading.Lock()
         self._device = cudnn.create_device_properties(json.dumps(DEVICE))
-        self.said = ""
+        self.said, self.graphs = "", 0
 
     def _graph(self, handle: Any, like: Any) -> Any:
         kinds = self._cudnn.data_type
@@ -93,6 +93,7 @@ class Planner(dnn.DNN):
 
     def _run(self, key: Any, like: Any, build: Any, buffers: list[Any]) -> bool:
         graph = self._graph(None, like)
+        self.graphs += 1
         inputs, outputs = build(graph)
         graph.build_plans = lambda: None
         try:
@@ -108,7 +109,7 @@ class Planner(dnn.DNN):
 
 def plan_all() -> int:
     """Prints a line for each graph; how many were refused."""
-    from tests.gpu.checks import CONVOLUTIONS
+    from tests.gpu.checks import CONVOLUTIONS, MASKS
 
     planner, refused = Planner(), 0
 
@@ -130,18 +131,25 @@ def plan_all() -> int:
                     x, g = (np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1) for a in (x, g))
                 for SWITCHES.conv_tf32, SWITCHES.deterministic in ((True, False), (False, True)):
                     name = f"{np.dtype(dtype).name} convolution {number}{' channels-last' * last}{' exact' * SWITCHES.deterministic}"
-                    say(name, planner.conv(x, w, out, *places) is not None)
+                    say(name, planner.conv(x, w, None, out, *places) is not None)
+                    b = np.zeros(w_shape[0], dtype)
+                    planner.graphs = 0
+                    fused = planner.conv(x, w, b, out, *places) is not None and planner.graphs == 1
+                    print(f"{name}, bias: {'supported' if fused else 'in two steps'}")
                     say(f"{name}, input's gradient", planner.conv_input_grad(g, w, x_shape, *places) is not None)
                     say(f"{name}, weight's gradient", planner.conv_weight_grad(g, x, w_shape, *places) is not None)
     for dtype in (np.float16, bfloat16):
         fused = np.zeros((2, 96, 3, 4, 64), dtype)  # (B, L, 3, H, E)
         q, k, v = (fused[:, :, i].swapaxes(1, 2) for i in range(3))
         stats = np.zeros((2, 4, 96, 1), np.float32)
-        for causal in (False, True):
+        cases = {" causal": (None, True)} | {f" {name}": (shape, False) for name, shape in MASKS.items()}
+        for kind, (shape, causal) in cases.items():
+            bias = None if shape is None else np.zeros((1,) * (4 - len(shape)) + shape, np.float32)
             for SWITCHES.deterministic in (False, True):
-                name = f"{np.dtype(dtype).name} attention{' causal' * causal}{' exact' * SWITCHES.deterministic}"
-                say(name, planner.attention(q, k, v, causal, 0.125) is not None)
-                say(f"{name}, gradient", planner.attention_grad(q, q, k, v, q, stats, causal, 0.125) is not None)
+                name = f"{np.dtype(dtype).name} attention{kind}{' exact' * SWITCHES.deterministic}"
+                assert planner.attends(q, k, v)
+                say(name, planner.attention(q, k, v, bias, causal, 0.125) is not None)
+                say(f"{name}, gradient", planner.attention_grad(q, q, k, v, q, stats, bias, causal, 0.125) is not None)
     return refused
 
 

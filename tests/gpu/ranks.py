@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 
 import core
 from core import cuda
+from core._tensor import wrap
 from tests.gpu import rehearsal
 from tests.gpu.checks import Rows, drawn, gpu
 
@@ -19,9 +23,10 @@ from tests.gpu.checks import Rows, drawn, gpu
 def ranks(quick: bool) -> Rows:
     for dtype in ("float32", "float16", "bfloat16"):
         yield f"NCCL, one rank, {dtype}", lambda dtype=dtype: nccl(dtype)
+    yield "NCCL under a process group", grouped
     yield "NCCL in a graph", captured
-    for backend in ("ipc", "zmq"):
-        yield f"two processes on one GPU over {backend}", lambda backend=backend: two_processes(backend)
+    for backend in ("ipc", "zmq", "nccl"):
+        yield f"two processes over {backend}", lambda backend=backend: two_processes(backend)
 
 
 def opened() -> Any:
@@ -42,14 +47,43 @@ def nccl(dtype: str) -> str:
         for name in ("sum", "avg", "max"):
             transport.all_reduce(x, name, Call("all_reduce", 0, dtype, 1000, name), Deadline.after(30))
         transport.broadcast(x, 0, Call("broadcast", 1, dtype, 1000), Deadline.after(30))
-        gathered = transport.all_gather(x, Call("all_gather", 2, dtype, 1000), Deadline.after(30))
+        transport.reduce(x, "sum", 0, Call("reduce", 2, dtype, 1000), Deadline.after(30))
+        found = [
+            transport.all_gather(x, Call("all_gather", 3, dtype, 1000), Deadline.after(30)),
+            transport.gather(x, 0, Call("gather", 4, dtype, 1000), Deadline.after(30)),
+            transport.scatter(x, 0, Call("scatter", 5, dtype, 1000), Deadline.after(30)),
+            transport.reduce_scatter(x, "sum", Call("reduce_scatter", 6, dtype, 1000), Deadline.after(30)),
+            transport.all_to_all(x, Call("all_to_all", 7, dtype, 1000), Deadline.after(30)),
+        ]
         transport.flush(Deadline.after(30))
         transport.synchronize(Deadline.after(30))
-        np.testing.assert_array_equal(x.get(), before)
-        np.testing.assert_array_equal(gathered.get()[0], before)
+        for y in (x, *found):
+            np.testing.assert_array_equal(y.get().reshape(-1), before)
     finally:
         transport.close()
-    return "all_reduce, broadcast, all_gather"
+    return "all_reduce, broadcast, reduce, all_gather, gather, scatter, reduce_scatter, all_to_all"
+
+
+def grouped() -> str:
+    """A process group's tensors go over NCCL as they are; views that are not contiguous are copied behind the call."""
+    from ddp.env import World
+    from ddp.group import Lane, ProcessGroup
+
+    group = ProcessGroup(Lane(opened()), World(), [0], 0, 30.0)
+    try:
+        for k in range(20):  # a copy that did not wait would be seen now and then
+            x, y = core.randn(300, 400).cuda(), core.zeros(400, 300).cuda()
+            turned, flat = x.t(), core.zeros(300, 400).cuda()
+            works = [
+                group.all_gather([y], turned, async_op=True),
+                group.reduce_scatter(flat, [x], "sum", async_op=True),
+                group.all_reduce(turned, "sum", async_op=True),
+            ]
+            assert all(w.wait() for w in works)
+            assert (y == turned).all() and (flat == x).all(), f"round {k}"
+    finally:
+        group.lane.close()
+    return "all_gather, reduce_scatter and all_reduce of views, twenty times"
 
 
 def captured() -> str:
@@ -67,15 +101,17 @@ def captured() -> str:
         with cuda.graph(g):
             x += 1
             transport.all_reduce(x._a, "sum", call, Deadline.after(30))
+            part = transport.reduce_scatter(x._a, "sum", call, Deadline.after(30))
+            rows = transport.all_gather(part, call, Deadline.after(30))
             transport.flush(Deadline.after(30))
-            y = x * 2
+            y = wrap(rows[0]) * 2
         for _ in range(3):
             g.replay()
         cuda.synchronize()
         assert (y == 8).all() and (x == 4).all(), y[:3].tolist()
     finally:
         transport.close()
-    return "an all_reduce between two kernels, three launches"
+    return "all_reduce, reduce_scatter and all_gather between two kernels, three launches"
 
 
 CHILD = """
@@ -86,6 +122,13 @@ x = core.arange(300000.0).cuda() + rank
 ddp.all_reduce(x)
 expected = 2 * np.arange(300000.0) + 1
 assert (x.cpu().numpy() == expected).all()
+there = core.zeros(1000).cuda()
+ops = [ddp.P2POp(ddp.irecv, there, 1 - rank), ddp.P2POp(ddp.isend, x[:1000] + rank, 1 - rank)]
+for work in ddp.batch_isend_irecv(ops): work.wait()
+assert (there.cpu().numpy() == expected[:1000] + 1 - rank).all(), "a message came otherwise than it was sent"
+rows = [core.zeros(5).cuda() for _ in range(2)]
+ddp.all_gather(rows, core.ones(5).cuda() * rank, group=ddp.new_group([0, 1]))
+assert [row.sum().item() for row in rows] == [0, 5]
 core.manual_seed(0)
 model = ddp.DistributedDataParallel(core.nn.Linear(64, 64).cuda())
 optimizer = core.optim.AdamW(model.parameters(), lr=1e-2)
@@ -100,12 +143,22 @@ print("rank", rank, "loss", round(loss.item(), 4))
 
 
 def two_processes(backend: str) -> str:
-    """DistributedDataParallel in two processes that share the GPU."""
+    """Collectives, messages and DistributedDataParallel in two processes: over NCCL on two GPUs, else on one that they share."""
     if rehearsal.is_on():
         pytest.skip("two processes share no device that is a process's own")
+    if backend == "nccl" and gpu().count() < 2:
+        pytest.skip("one GPU")
+    return run_child(CHILD.replace("BACKEND", backend))
+
+
+def run_child(script: str) -> str:
+    """A script on two ranks."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "launch", "-n", "2", "--", sys.executable, "-c", CHILD.replace("BACKEND", backend)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "child.py"
+        path.write_text(script, encoding="utf-8")
+        command = [sys.executable, "-m", "launch", "-n", "2", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
     assert done.returncode == 0, (done.stdout + done.stderr)[-600:]
     return done.stdout
 
@@ -129,5 +182,22 @@ def devices(quick: bool) -> Rows:
         assert (y.cpu() == x.cpu()).all()
         return f"cuda:0 to cuda:{where}"
 
+    def another() -> str:
+        """The op table on a device that is not the current one."""
+        if gpu().count() < 2:
+            pytest.skip("one GPU")
+        from tests import test_ops
+        from tests.cases import IDS
+
+        core.zeros(1).cuda()
+        start_s, count = time.monotonic(), 0
+        for name, number in IDS:
+            if time.monotonic() - start_s < (8 if quick else 100):
+                test_ops.check_device(name, number, "cuda:1")
+                count += 1
+            assert cuda.current_device() == 0
+        return f"{count} rows of the op table on cuda:1 while cuda:0 is the current device"
+
     yield "DataParallel", parallel
+    yield "a device that is not the current one", another
     yield "copies between devices", copies

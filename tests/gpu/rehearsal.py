@@ -13,7 +13,7 @@ from core.backend.cuda.kernels import INSTANCES
 from tests.fake_cuda import FakeCUDA
 from tests.gpu import shim
 from tests.test_cuda_logic import FakeLt
-from tests.test_cuda_nccl import FakeNccl, Hub
+from tests.test_cuda_nccl import FakeNccl
 
 
 def install(kernels: bool = True) -> None:
@@ -23,8 +23,7 @@ def install(kernels: bool = True) -> None:
     bindings = SimpleNamespace(cublasLt=FakeLt(), cublas=SimpleNamespace(ComputeType=FakeLt.ComputeType))
     sys.modules["nvmath"] = sys.modules["nvmath.bindings"] = bindings  # type: ignore[assignment]
     bindings.bindings = bindings
-    nccl = FakeNccl(1)
-    nccl.hub = Hub(1)
+    nccl = FakeNccl()
     FakeCUDA.nccl = lambda self: nccl  # type: ignore[method-assign]
     be = backend.get("cuda")
     be.gemm = gemm.Gemm(be.xp)  # type: ignore[attr-defined]

@@ -438,6 +438,8 @@ class _Supervisor:
         """The summary, on stderr."""
         others = f"; {_names(self.survivors)} stopped" if self.survivors else ""
         self._hear()
+        if self.death is not None:  # who failed before may have told so after
+            self.death = witness.first_failure(self.plan.witnessed) or self.death
         if self.death is not None and self.death.status:
             return self._report_death(self.death, self.death.status)
         if self.cause is not None:

@@ -47,8 +47,10 @@ def lives(directory: str) -> list[Life]:
 
 
 def first_failure(directory: str) -> Life | None:
-    """The rank that failed first, of those that have told so."""
-    return next((life for life in lives(directory) if life.status), None)
+    """The rank that failed first, of those that have told so. One that a signal ended goes before those whose MPI noticed its end and
+    gave up, which may have told so earlier."""
+    failed = [life for life in lives(directory) if life.status]
+    return min(failed, key=lambda life: ((life.status or 0) > 0, life.ended), default=None)
 
 
 def cut_off(directory: str) -> list[int]:

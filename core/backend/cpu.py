@@ -36,10 +36,7 @@ _NORM_SIZE = 1 << 13
 _CHANNELS_SIZE = 1 << 11
 _ADD_SIZE = 1 << 13
 _RELU_SIZE, _CAST_SIZE = 1 << 14, 1 << 13
-_MASK_SIZE, _CLIP_SIZE = (
-    1 << 10,
-    1 << 15,
-)  # elements, below which and from which the gradient of a rectifier is best found otherwise
+_MASK_SIZE, _CLIP_SIZE = 1 << 10, 1 << 15  # below the first and from the second on a rectifier's gradient is found otherwise
 _AXPBY_SIZE, _ADAM_SIZE = 1 << 12, 1 << 15
 _CHANNEL_LENGTH = 16  # elements of a channel of a sample, from which BLAS sums them faster than NumPy
 

@@ -6,27 +6,11 @@ from typing import Any
 
 import core
 from core._tensor import Tensor
-from core.distributions import constraints
-from core.distributions.distribution import Distribution
-from core.distributions.utils import broadcast_all
+from core.distributions.location_scale import LocationScale
 
 
-class Laplace(Distribution):
+class Laplace(LocationScale):
     """e^(−|x − loc|/scale) / (2·scale)"""
-
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
-    support = constraints.real
-    has_rsample = True
-
-    def __init__(self, loc: Any, scale: Any, validate_args: bool | None = None):
-        self.loc, self.scale = broadcast_all(loc, scale)
-        super().__init__(self.loc.shape, (), validate_args)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
-
-    mode = mean
 
     @property
     def variance(self) -> Tensor:

@@ -7,27 +7,13 @@ from typing import Any
 
 import core
 from core._tensor import Tensor
-from core.distributions import constraints
 from core.distributions.exp_family import ExponentialFamily
-from core.distributions.utils import broadcast_all, standard_normal
+from core.distributions.location_scale import LocationScale
+from core.distributions.utils import standard_normal
 
 
-class Normal(ExponentialFamily):
+class Normal(LocationScale, ExponentialFamily):
     """Mean `loc`, standard deviation `scale`."""
-
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
-    support = constraints.real
-    has_rsample = True
-
-    def __init__(self, loc: Any, scale: Any, validate_args: bool | None = None):
-        self.loc, self.scale = broadcast_all(loc, scale)
-        super().__init__(self.loc.shape, (), validate_args)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
-
-    mode = mean
 
     @property
     def stddev(self) -> Tensor:

@@ -65,9 +65,8 @@ def correction() -> tuple[int, ...]:
     if ask is None:
         return ()
     mine = _mine
-    ask(
-        mine.address, None, 0, None, *_NOTHING
-    )  # called as the kernel will be: without the star it would stand elsewhere
+    # called as the kernel will be: without the star it would stand elsewhere
+    ask(mine.address, None, 0, None, *_NOTHING)
     return zeros if mine.pointer.value % _LINE else ()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,34 @@ PLAIN, CPU = Plain(), CPUBackend()
 
 def drawn(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
+
+
+# What multiplies by a matrix of five columns: by an AVX-512 kernel of OpenBLAS that computes with memory that nobody has written.
+FIVE = {
+    "a matrix and a vector": lambda x: CPU.matmul(x, x[0]),
+    "a matrix and a column": lambda x: CPU.matmul(x, x[:1].T),
+    "a row and a matrix": lambda x: CPU.matmul(x[:1], x.T),
+    "linear to one": lambda x: CPU.linear(x, x[:1], None),
+    "linear of one": lambda x: CPU.linear(x[:1], x, None),
+    "cross-entropy": lambda x: CPU.cross_entropy(x, np.zeros(len(x), np.int64), None, -100),
+    "log_softmax": lambda x: CPU.log_softmax(np.tile(x, (1000, 1)), 1),
+}
+
+
+@pytest.mark.parametrize("name", FIVE)
+def test_unread_lanes_raise_no_warning(name):
+    def leave_signalling_numbers():
+        """On the stack, where the next product has its buffers."""
+        numbers = np.full(400, 0x7FA00000, np.uint32).view(np.float32)[::2]
+        with np.errstate(all="ignore"):
+            np.zeros((4, 200), np.float32).dot(numbers)
+            numbers.dot(np.zeros((200, 4), np.float32))
+
+    x = drawn(6, 5)
+    leave_signalling_numbers()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FIVE[name](x)
 
 
 def close(found: Any, expected: Any, tolerance: float = 2e-5) -> None:

@@ -35,10 +35,9 @@ def train(directory, workers, events=(), model="convnet", options=("--with-ft", 
     env = {**jobs.environment(), "LOCKSTEP_LOG": str(log)}
     if events:
         env["LOCKSTEP_CHAOS"] = json.dumps({"directory": str(acted), "events": list(events)})
-    # Under ULFM a product of finite numbers is now and then said to be invalid, although its bits are right: the digests judge those.
     argv = [jobs.mpiexec(), *options, "--oversubscribe", "-n", str(workers), *jobs.LAUNCHERS["mpiexec"](1)[-1:]]
     done = subprocess.run(
-        [*argv, "-W", "error", "-W", "default::RuntimeWarning", PROGRAM, model, str(STEPS), "8"],
+        [*argv, "-W", "error", PROGRAM, model, str(STEPS), "8"],
         env=env, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     return done, log, len(list(acted.iterdir()))

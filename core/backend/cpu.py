@@ -38,6 +38,9 @@ _ADD_SIZE = 1 << 13
 _RELU_SIZE, _CAST_SIZE = 1 << 14, 1 << 13
 _MASK_SIZE, _CLIP_SIZE = 1 << 10, 1 << 15  # below the first and from the second on a rectifier's gradient is found otherwise
 _AXPBY_SIZE, _ADAM_SIZE = 1 << 12, 1 << 15
+# Columns of a matrix by which OpenBLAS 0.3.31 multiplies vectors in an AVX-512 kernel (sgemv_t) that computes with memory that nobody has
+# written, too. The result does not depend on it, but the processor's flag of an invalid operation does, and NumPy warns of that flag.
+_FLAGGED = 5
 _CHANNEL_LENGTH = 16  # elements of a channel of a sample, from which BLAS sums them faster than NumPy
 
 _BFLOAT16 = np.dtype(bfloat16)
@@ -60,22 +63,25 @@ class CPUBackend(Backend):
 
     def matmul(self, x: Any, y: Any, out: Any = None) -> Any:
         if x.ndim == 2 and y.ndim == 2 and x.itemsize > 2 and x.size * y.shape[1] < _MATMUL_MACS:
-            # the call of BLAS that np.matmul makes, begun in two thirds of its time
-            return x.dot(y) if out is None else super().matmul(x, y, out)
-        if x.ndim > 1 and y.ndim > 1 and (_is_large(x, y) or x.dtype == _BFLOAT16):
+            if out is None and x.shape[1] != _FLAGGED:
+                return x.dot(y)  # the call of BLAS that np.matmul makes, begun in two thirds of its time
+        elif x.ndim > 1 and y.ndim > 1 and (_is_large(x, y) or x.dtype == _BFLOAT16):
             z = kernels.matmul(x, y, out=out)
             if z is not None:
                 return z
             with threads.blas_threads():
                 return super().matmul(x, y, out)
-        return super().matmul(x, y, out)
+        if x.shape[-1] != _FLAGGED:
+            return super().matmul(x, y, out)
+        with np.errstate(invalid="ignore"):
+            return super().matmul(x, y, out)
 
     def linear(self, x: Any, w: Any, b: Any | None) -> Any:
         if x.ndim > 1 and (x.size * w.shape[0] >= _MATMUL_MACS or x.dtype == _BFLOAT16):
             y = kernels.matmul(x, w.T, b)
             if y is not None:
                 return y
-        elif x.ndim == 2 and x.itemsize > 2:
+        elif x.ndim == 2 and x.itemsize > 2 and x.shape[1] != _FLAGGED:
             y = x.dot(w.T)  # as in `matmul`
             if b is not None:
                 y += b
@@ -272,9 +278,9 @@ class CPUBackend(Backend):
             np.exp(p, out=p)
         else:
             picked = x.take(_places(x, safe)) - top[:, 0]
-        total = p.dot(_ones(p.shape[1]) if p.dtype == np.float32 else np.ones(p.shape[1], p.dtype))
-        p /= total[:, None]
-        loss = np.log(total, out=total)
+        total = _row_sums(p)
+        p /= total
+        loss = np.log(total, out=total)[:, 0]
         loss -= picked
         if w is not None:
             loss *= w[safe]
@@ -325,11 +331,11 @@ class CPUBackend(Backend):
         y = passes.exp_less(rows, top)
         if y is None:
             return super().log_softmax(x, dim)
-        total = y.dot(_ones(rows.shape[1]))
+        total = _row_sums(y)
         if not np.isfinite(total).all():  # NaN and ∞ NumPy carries through the row
             return super().log_softmax(x, dim)
         np.subtract(rows, top, out=y)
-        y -= np.log(total, out=total)[:, None]
+        y -= np.log(total, out=total)
         return y.reshape(x.shape)
 
     def log_softmax_grad(self, g: Any, y: Any, dim: int) -> Any:
@@ -583,6 +589,15 @@ _ONES = np.ones(1 << 10, np.float32)  # what short sums are multiplied by: makin
 
 def _ones(n: int) -> np.ndarray:
     return _ONES[:n] if n <= len(_ONES) else np.ones(n, np.float32)
+
+
+def _row_sums(x: np.ndarray) -> np.ndarray:
+    """(N, C) -> (N, 1)"""
+    ones = (_ones(x.shape[1]) if x.dtype == np.float32 else np.ones(x.shape[1], x.dtype))[:, None]
+    if x.shape[1] != _FLAGGED:
+        return x.dot(ones)
+    with np.errstate(invalid="ignore"):
+        return x.dot(ones)
 
 
 def _channel_dots(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -40,6 +40,7 @@ class ULFMTransport(MPITransport):
             self._meeting = None
         comm.Set_errhandler(mpi.ERRORS_RETURN)
         self._all = comm.Get_group()  # of the beginning, whose ranks everybody keeps
+        self._all_live = True  # of the beginning; whoever has left by `agree` says the same
         self._places = list(range(self.size))  # rank -> rank in the communicator of today
         atexit.register(self._finalize)
         self._about_death = (mpi.ERR_PROC_FAILED, mpi.ERR_PROC_FAILED_PENDING, mpi.ERR_REVOKED)
@@ -50,7 +51,7 @@ class ULFMTransport(MPITransport):
 
     def _finalize(self) -> None:
         """If all live: after a death Open MPI's (5.0.11) waits for ever one time in ten, and mpirun does not mind that it is left out."""
-        if not self._gone and not self._mpi.Is_finalized():
+        if self._all_live and not self._mpi.Is_finalized():
             self._mpi.Finalize()
 
     # -- messages -----------------------------------------------------------------------------------------------------
@@ -103,9 +104,10 @@ class ULFMTransport(MPITransport):
                         f"rank {self.rank}: agree: expected all that live within {deadline.timeout_s:g} s, got fewer"
                     )
                 pause()
-        except self._mpi.Exception as error:  # one more has died; still all have the same flag
+        except self._mpi.Exception as error:  # one more has died; still all have the same flag, and all are told
             if error.Get_error_class() not in self._about_death:
                 raise
+            self._all_live = False
         return bool(flag[0])
 
     def shrink(self, deadline: Deadline) -> list[int]:
@@ -114,6 +116,7 @@ class ULFMTransport(MPITransport):
         new.Set_errhandler(self._mpi.ERRORS_RETURN)
         group = new.Get_group()
         members = self._mpi.Group.Translate_ranks(group, list(range(group.size)), self._all)
+        self._all_live = len(members) == self.size
         for rank in set(range(self.size)) - set(members):
             self._gone.setdefault(rank, "died")
         self._places = [members.index(rank) if rank in members else -1 for rank in range(self.size)]

@@ -755,6 +755,8 @@ NN = [
     row("conv", _conv, c(n(2, 4, 5, 7), n(6, 2, 3, 2), n(6), **_conv2), c(n(2, 2, 6), n(3, 2, 3), None, **_conv1),
         c(n(1, 1, 3, 4, 3), n(2, 1, 2, 2, 2), n(2), stride=(1, 2, 1), padding=(1, 0, 1), dilation=(1, 1, 2),
             groups=1), torch=None),
+    row("conv_relu", lambda *xs, **p: np.maximum(_conv(*xs, **p), 0), c(n(2, 4, 5, 7), n(6, 2, 3, 2), n(6), **_conv2),
+        c(n(2, 2, 6), n(3, 2, 3), None, **_conv1), torch=None),
     row("conv_input_grad", lambda g, w, x_shape, **p: _transposed(lambda x: _conv(x, w, **p), g, x_shape),
         c(n(1, 6, 3, 5), n(6, 2, 3, 2), x_shape=(1, 4, 5, 7), **_conv2),
             c(n(2, 3, 4), n(3, 2, 3), x_shape=(2, 2, 6), **_conv1), torch=None),

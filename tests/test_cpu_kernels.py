@@ -11,7 +11,8 @@ import pytest
 from core import dtypes
 from core.backend.base import Backend
 from core.backend.cpu import CPUBackend
-from core.backend.onednn import attention, library, steps
+from core.backend.onednn import attention, kernels, library, steps
+from core.backend.onednn.primitives import Builder
 from core.errors import RangeError
 
 needs_library = pytest.mark.skipif(library.get() is None, reason=f"no oneDNN here: {library.reason()}")
@@ -66,6 +67,39 @@ def close(found: Any, expected: Any, tolerance: float = 2e-5) -> None:
         if e is not None:
             assert f.shape == e.shape and f.dtype == e.dtype
             np.testing.assert_allclose(f, e, rtol=0, atol=tolerance * max(1.0, np.abs(e).max(initial=0)))
+
+
+# -- products ------------------------------------------------------------------------------------------------------------
+
+# (n, k, m), whether each operand lies transposed, whether blocks of both are copied side by side first
+PRODUCTS = {
+    "a weight's gradient": (130, 70, 90, True, False, True),
+    "a weight's gradient of aliased rows": (1024, 70, 90, True, False, False),
+    "widening": (1030, 100, 800, False, True, True),
+    "narrowing": (1030, 800, 100, False, True, False),
+    "back to what is wider": (70, 130, 600, False, False, True),
+    "back to what is narrower": (70, 600, 130, False, False, False),
+}
+
+
+@needs_library
+@pytest.mark.parametrize("n, k, m, tx, ty, copied", PRODUCTS.values(), ids=PRODUCTS)
+def test_products_of_either_implementation(n, k, m, tx, ty, copied):
+    x, y = drawn(k, n).T if tx else drawn(n, k), drawn(m, k).T if ty else drawn(k, m)
+    assert kernels._by(x, y) == ("gemm" if copied else "")
+    found, bias = kernels.matmul(x, y, drawn(m)), drawn(m)
+    assert found is not None
+    close([found], [(x.astype(float) @ y + bias).astype(np.float32)])
+
+
+@needs_library
+def test_an_implementation_by_name():
+    lib = library.get()
+    assert lib is not None
+    b = Builder(lib)
+    d = b.packed((64, 64), library.F32)
+    first, *named = (b.implementation(b.descriptor("matmul", d, d, None, d, by=by)) for by in ("", "ref", "no such"))
+    assert named[0].startswith("ref") and named[1] == first and not first.startswith("ref")
 
 
 # -- attention -----------------------------------------------------------------------------------------------------------
@@ -310,3 +344,30 @@ def test_a_step_of_adam(keep, layout, greatest):
             be.adam_step_(x_, g, m_, v_, top_, 0.01, (0.9, 0.99), 1e-8, keep)
     close(mine, plain)
     close([mine[1]], [state()[1]], 0)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("size", [100, 5000, 1 << 17, (1 << 18) + 5])
+def test_a_step_with_momentum(size, decay):
+    found, expected = ([drawn(size, seed=k) for k in range(3)] for _ in range(2))
+    for be, (x_, g, v_) in ((CPU, found), (PLAIN, expected)):
+        for _ in range(2):
+            be.momentum_step_(x_, g, v_, 0.1, 0.9, 0.8, decay)
+    close(found, expected, 2e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1024,), (5000,), (64, 784), (2, 3, 5)])
+def test_sums_of_squares_keep_their_digits(shape):
+    x = drawn(*shape) if shape else np.float32(1.5)
+    expected = np.square(np.float64(x)).sum()
+    np.testing.assert_allclose(CPU.square_sum(np.asarray(x)), expected, rtol=3e-7)
+    np.testing.assert_allclose(CPU.square_sum(np.asarray(x).astype(np.float64)), expected, rtol=1e-14)
+    np.testing.assert_allclose(CPU.square_sum(np.asarray(x).T), expected, rtol=1e-6)
+
+
+def test_sigmoid_of_many():
+    x = drawn(90, 100) * 30
+    x[0, :5] = np.nan, np.inf, -np.inf, 200, -200
+    found, expected = CPU.sigmoid(x), PLAIN.sigmoid(x.astype(np.float64))
+    np.testing.assert_allclose(found, expected, rtol=4e-7, atol=2e-38)
+    np.testing.assert_allclose(CPU.sigmoid(x.T), expected.T, rtol=4e-7, atol=2e-38)

@@ -203,6 +203,42 @@ def test_sequential_arithmetic() -> None:
         a + 3  # type: ignore[operator]
 
 
+# layers, their input, and the graph's last op where `Sequential` computes neighbours as one, or in another order
+NEIGHBOURS = {
+    "linear relu": (lambda: [nn.Linear(5, 7), nn.ReLU()], (4, 5), "LinearRelu"),
+    "linear relu of rows of rows": (lambda: [nn.Linear(5, 7), nn.ReLU(inplace=True)], (2, 3, 5), "LinearRelu"),
+    "large linear relu": (lambda: [nn.Linear(256, 512), nn.ReLU()], (64, 256), "LinearRelu"),
+    "a row": (lambda: [nn.Linear(5, 7), nn.ReLU()], (5,), "Relu"),
+    "no bias": (lambda: [nn.Linear(5, 7, bias=False), nn.ReLU()], (4, 5), "Relu"),
+    "linear gelu": (lambda: [nn.Linear(5, 7), nn.GELU()], (4, 5), "Gelu"),
+    "conv relu": (lambda: [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()], (2, 3, 9, 9), "ConvRelu"),
+    "conv relu pool": (lambda: [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2)], (2, 3, 10, 10), "Relu"),
+    "pools that overlap": (lambda: [nn.Conv1d(3, 4, 3), nn.ReLU(inplace=True), nn.MaxPool1d(3, 2, 1)], (2, 3, 9), "Relu"),
+    "norm relu pool": (lambda: [nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2)], (2, 3, 6, 6), "Relu"),
+    "relu pool": (lambda: [nn.ReLU(), nn.MaxPool2d(2)], (2, 3, 6, 6), "MaxPool"),
+}
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_neighbours_compute_what_they_compute_alone(name: str) -> None:
+    """A hook, before which a layer is a layer, changes no bit of values and gradients."""
+    make, shape, last = NEIGHBOURS[name]
+    together = nn.Sequential(*make())
+    apart = copy.deepcopy(together)
+    for layer in apart:
+        layer.register_forward_hook(lambda *_: None)
+    found = []
+    for model in (together, apart):
+        core.manual_seed(1)
+        x = core.randn(*shape, requires_grad=True)
+        y = model(x)
+        y.backward(core.randn(*y.shape))
+        found.append([y, x.grad, *(p.grad for p in model.parameters())])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
+    assert found[0][0].grad_fn.name() == f"{last}Backward0"
+
+
 def test_module_list_shows_runs() -> None:
     assert repr(nn.ModuleList([nn.ReLU(), nn.ReLU(),
         nn.Tanh()])) == "ModuleList(\n  (0-1): 2 x ReLU()\n  (2): Tanh()\n)"

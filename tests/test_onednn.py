@@ -20,7 +20,7 @@ import core.nn.functional as F
 from core.backend import threads
 from core.backend.base import Backend, conv_out_shape
 from core.backend.cpu import CPUBackend, description
-from core.backend.onednn import images, kernels, library, primitives, stack, winograd
+from core.backend.onednn import columns, images, kernels, library, primitives, stack, winograd
 from core.errors import ArgumentError
 
 needs_library = pytest.mark.skipif(library.get() is None, reason=f"no oneDNN here: {library.reason()}")
@@ -86,6 +86,7 @@ def conv_rows() -> Iterator[tuple[str, Row]]:
         ((2, 17, 6, 6), (33, 17, 1, 1), (2, 2), (0, 0), (1, 1), 1),
         ((4, 1, 12, 12), (16, 1, 5, 5), (1, 1), (2, 2), (1, 1), 1),
         ((2, 5, 21), (7, 5, 4), (3,), (2,), (2,), 1),
+        ((5, 6, 4, 3), (9, 6, 4, 3), (2, 1), (0, 0), (1, 1), 1),
         ((2, 4, 5, 6, 7), (6, 2, 2, 3, 3), (1, 2, 1), (1, 1, 0), (1, 1, 2), 2),
     ]
     for x, w, *rest, groups in geometries:
@@ -94,6 +95,7 @@ def conv_rows() -> Iterator[tuple[str, Row]]:
         places = (stride, padding, dilation, groups)
         name, g = "x".join(map(str, x)), drawn(x[0], w[0], *out)
         yield f"conv-{name}", ("conv", (drawn(*x), drawn(*w), drawn(w[0])), places)
+        yield f"conv_relu-{name}", ("conv_relu", (drawn(*x), drawn(*w), drawn(w[0])), places)
         yield f"conv_input_grad-{name}", ("conv_input_grad", (g, drawn(*w)), (x, *places))
         yield f"conv_weight_grad-{name}", ("conv_weight_grad", (g, drawn(*x)), (w, *places))
 
@@ -106,6 +108,7 @@ def pool_rows() -> Iterator[tuple[str, Row]]:
         ((2, 2, 14), (4,), (3,), (2,), (1,), 1),
         ((2, 17, 10, 9), (3, 2), (1, 2), (0, 1), (2, 3), 0),
         ((1, 2, 6, 5, 7), (2, 2, 3), (2, 2, 2), (0, 1, 1), (1, 1, 1), 0),
+        ((3, 2, 6, 5, 7), (2, 2, 3), (2, 2, 3), (0, 0, 0), (1, 1, 1), 0),
         ((1, 1, 20, 20), (17, 17), (1, 1), (0, 0), (1, 1), 0),  # more offsets than a byte can number
     ]
     for x, k, stride, padding, dilation, beyond in geometries:
@@ -199,13 +202,63 @@ def winograd_rows() -> Iterator[tuple[str, Row]]:
         g = drawn(x[0], w[0], *conv_out_shape(x[2:], w[2:], *places[:3]))
         name = "winograd-" + "x".join(map(str, x))
         yield f"conv-{name}", ("conv", (drawn(*x), drawn(*w), drawn(w[0])), places)
+        yield f"conv_relu-{name}", ("conv_relu", (drawn(*x), drawn(*w), drawn(w[0])), places)
         yield f"conv_input_grad-{name}", ("conv_input_grad", (g, drawn(*w)), (x, *places))
         yield f"conv_weight_grad-{name}", ("conv_weight_grad", (g, drawn(*x)), (w, *places))
 
 
+COLUMNS = [
+    # x, w, stride, padding; several columns of the result as one
+    ((8, 3, 28, 28), (6, 3, 5, 5), (1, 1), (2, 2)),  # two
+    ((20, 6, 14, 13), (5, 6, 5, 5), (1, 1), (0, 0)),  # three
+    ((80, 4, 12, 30), (2, 4, 3, 4), (2, 2), (1, 1)),  # five
+    ((150, 7, 101), (3, 7, 4), (1,), (3,)),
+]
+
+
+def blocks_rows() -> Iterator[tuple[str, Row]]:
+    """Gradients for few channels where strides are greater than 1; of the last, places meet no output."""
+    for x, w, stride, padding in [
+        ((4, 3, 32, 32), (32, 3, 4, 4), (2, 2), (1, 1)),
+        ((9, 2, 40, 25), (30, 2, 4, 6), (2, 3), (0, 2)),
+        ((25, 4, 101), (61, 4, 6), (3,), (1,)),
+        ((25, 4, 103), (61, 4, 6), (3,), (1,)),
+    ]:
+        g = drawn(x[0], w[0], *conv_out_shape(x[2:], w[2:], stride, padding, (1,) * len(stride)))
+        name = "blocks-" + "x".join(map(str, x))
+        yield (
+            f"conv_input_grad-{name}",
+            ("conv_input_grad", (g, drawn(*w)), (x, stride, padding, (1,) * len(stride), 1)),
+        )
+
+
+def columns_rows() -> Iterator[tuple[str, Row]]:
+    for x, w, stride, padding in COLUMNS:
+        places = (stride, padding, (1,) * len(stride), 1)
+        g = drawn(x[0], w[0], *conv_out_shape(x[2:], w[2:], *places[:3]))
+        turned = drawn(w[1], w[0], *w[2:])  # of an x of few channels
+        name = "columns-" + "x".join(map(str, x))
+        for kernel in ("conv", "conv_relu"):
+            yield f"{kernel}-{name}", (kernel, (drawn(*x), drawn(*w), drawn(w[0])), places)
+        yield f"conv_weight_grad-{name}", ("conv_weight_grad", (g, drawn(*x)), (w, *places))
+        if set(stride) == {1}:
+            size = (o + k - 1 - 2 * p for o, k, p in zip(x[2:], w[2:], padding))
+            yield f"conv_input_grad-{name}", ("conv_input_grad", (drawn(*x), turned), ((x[0], w[0], *size), *places))
+
+
 ROWS: dict[str, Row] = {
     name: row
-    for rows in (winograd_rows, conv_rows, pool_rows, product_rows, row_rows, element_rows, large_weight_rows)
+    for rows in (
+        blocks_rows,
+        columns_rows,
+        winograd_rows,
+        conv_rows,
+        pool_rows,
+        product_rows,
+        row_rows,
+        element_rows,
+        large_weight_rows,
+    )
     for name, row in rows()
 }
 
@@ -288,6 +341,15 @@ def test_values_that_are_not_finite() -> None:
     geometry = ((2, 2), (20, 20), (2, 2), (0, 0), (1, 1))
     for found, expected in zip(CPU.max_pool(x, *geometry), PLAIN.max_pool(x, *geometry)):
         np.testing.assert_array_equal(found, expected)
+    w, places = drawn(4, 3, 3, 3), ((1, 1), (1, 1), (1, 1), 1)
+    huge = np.full((1, 16, 4, 4), 3e38, np.float32)  # ∞ − ∞ within a sum
+    signs = np.ones((16, 16, 3, 3), np.float32) * np.float32([1, -1] * 8)[:, None, None]
+    with np.errstate(invalid="ignore", over="ignore"):
+        y = CPU.conv_relu(x, w, drawn(4), *places)
+        np.testing.assert_array_equal(
+            CPU.conv_relu(huge, signs, None, *places), CPU.relu(CPU.conv(huge, signs, None, *places))
+        )
+    assert np.isnan(y[0, :, 0, 0]).all() and np.isfinite(y[0, :, 3:]).all()
     masked = np.where(np.tri(80, dtype=bool), drawn(80, 80), np.float32(-np.inf))
     close(CPU.softmax(masked, 1), PLAIN.softmax(masked, 1), 1e-6)
     masked[3, 1] = np.nan
@@ -320,8 +382,14 @@ def test_winograd() -> None:
     kept = core.backends.mkldnn.flags(winograd=False)
     for x_shape, w_shape, padding in WINOGRAD:
         assert winograd.pays(x_shape, w_shape, padding)
-    for x_shape, w_shape, padding in [((16, 64, 32, 32), (64, 64, 5, 5), (2, 2)), ((1, 512, 4, 4), (512, 512, 3, 3), (1, 1))]:
+    for x_shape, w_shape, padding in [
+        ((16, 64, 32, 32), (64, 64, 5, 5), (2, 2)), ((1, 512, 4, 4), (512, 512, 3, 3), (1, 1)),
+        ((16, 64, 2, 2), (64, 64, 1, 1), (0, 0)),
+    ]:  # fmt: skip
         assert not winograd.pays(x_shape, w_shape, padding)
+        assert not winograd.pays_for_weight_grad(x_shape, w_shape, padding)
+    few_places = ((16, 512, 4, 4), (512, 512, 3, 3), (1, 1))
+    assert winograd.pays_for_weight_grad(*few_places) and not winograd.pays(*few_places)
     x, w, places = drawn(6, 128, 16, 16), drawn(64, 128, 3, 3), ((1, 1), (1, 1), (1, 1), 1)
     g = drawn(6, 64, 16, 16)
     for kernel, arrays, params in [
@@ -336,6 +404,33 @@ def test_winograd() -> None:
         assert 0 < np.abs(found - direct).max()
         for y, bound in (found, 2e-6), (direct, 1e-6):
             assert np.square(y - exact).mean() ** 0.5 < bound * exact.std()
+
+
+@needs_library
+@pytest.mark.parametrize("name", [n for n in ROWS if "winograd-" in n or "columns-" in n or "blocks-" in n])
+def test_the_faster_way_is_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """… and not the general one instead, which would have the same numbers."""
+    primitives.clear()
+    monkeypatch.setattr(images, "_either", None)
+    kernel, arrays, params = ROWS[name]
+    getattr(CPU, kernel)(*map(LAYOUTS["channels_last"], arrays[:2]), *arrays[2:], *params)
+    primitives.clear()
+
+
+@needs_library
+def test_columns_together() -> None:
+    """How many, and that there are none where it does not pay."""
+    found = []
+    for x, w, stride, padding in COLUMNS:
+        out = conv_out_shape(x[2:], w[2:], stride, padding, (1,) * len(stride))
+        found.append(columns.together(x[0], w, out, stride))
+    assert found == [2, 3, 5, 4]
+    for n, w, out, stride in [
+        (64, (9, 3, 5, 5), (28, 28), (1, 1)), (64, (8, 3, 5, 5), (28, 27), (1, 1)), (64, (8, 3, 1, 1), (28, 28), (1, 1)),
+        (64, (8, 3, 3, 3), (28, 28), (2, 2)), (1, (6, 1, 5, 5), (28, 28), (1, 1)),
+        (9, (4, 5, 3, 3, 3), (9, 10, 16), (1, 1, 1)),
+    ]:  # fmt: skip
+        assert columns.together(n, w, out, stride) == 1
 
 
 @needs_library

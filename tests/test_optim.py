@@ -463,6 +463,37 @@ def test_kfac_does_not_mind_bad_scales():
     assert natural < 0.2 * best_sgd
 
 
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+def test_a_parameter_of_no_dimension(name):
+    """Its gradient, negated, is a scalar of NumPy's, which has no memory to give to a library."""
+    ps = [nn.Parameter(core.tensor(2.0)), nn.Parameter(core.tensor([2.0]))]
+    optimizer = getattr(core.optim, name)(ps, lr=0.1, maximize=True)
+    for _ in range(3):
+        optimizer.zero_grad()
+        sum(p.square().sum() for p in ps).backward()
+        optimizer.step()
+    assert ps[0].item() == pytest.approx(ps[1].item(), rel=1e-6) and ps[1].item() > 2
+
+
+def test_small_parameters_step_together_as_they_would_alone():
+    """In one group, whose counts of steps differ, and one at a time: the same bits."""
+    found = []
+    for split in (False, True):
+        core.manual_seed(0)
+        ps = [nn.Parameter(core.randn(*shape)) for shape in ((3,), (4, 5), (), (70, 80), (200, 100))]
+        groups = [[p] for p in ps] if split else [ps]
+        optimizers = [core.optim.AdamW(group, lr=0.1) for group in groups]
+        for step in range(4):
+            for p in ps:
+                p.grad = None if step == 1 and p.ndim == 2 else core.randn(*p.shape)
+            for optimizer in optimizers:
+                optimizer.step()
+        states = [o.state[p] for o in optimizers for g in o.param_groups for p in g["params"]]
+        found.append([*ps, *(s[k] for s in states for k in ("step", "exp_avg", "exp_avg_sq"))])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
+
+
 def test_kfac_trains_a_small_network_and_resumes():
     core.manual_seed(0)
     x, y = core.randn(16, 1, 6, 6), core.randint(0, 3, (16,))

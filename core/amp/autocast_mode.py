@@ -19,7 +19,7 @@ from core.engine import mode
 from core.errors import ArgumentError
 from core.ops.pointwise import cast
 
-LOWER = {"matmul", "linear", "linear_relu", "linear_gelu", "conv", "conv_input_grad", "attention"}
+LOWER = {"matmul", "linear", "linear_relu", "linear_gelu", "conv", "conv_relu", "conv_input_grad", "attention"}
 LOWER_ON_CPU = {"lstm_layer"}  # in bfloat16
 FLOAT32 = {
     "cpu": {"nll_loss", "prod", "ctc_loss", "kl_div", "binary_cross_entropy"},

@@ -155,6 +155,11 @@ class Backend(NNKernels, RecurrentKernels, ChainKernels):
         for x, y_ in zip(xs, ys_):
             self.axpby_(a, x, 1, y_)
 
+    def momentum_step_(self, x_: Any, g: Any, v_: Any, lr: float, momentum: float, rate: float, decay: float) -> None:
+        """v ← momentum·v + rate·(g + decay·x), x ← x − lr·v"""
+        self.axpby_(rate, g + x_ * decay if decay else g, momentum, v_)
+        self.axpby_(-lr, v_, 1, x_)
+
     def adam_step_(
         self, x_: Any, g: Any, m_: Any, v_: Any, top_: Any, size: float, betas: tuple[float, float], eps: float, keep: float
     ) -> None:  # fmt: skip
@@ -328,6 +333,10 @@ class Backend(NNKernels, RecurrentKernels, ChainKernels):
 
     def log_softmax_grad(self, g: Any, y: Any, dim: int) -> Any:
         return g - self.xp.exp(y) * g.sum(axis=dim, keepdims=True)
+
+    def square_sum(self, x: Any) -> Any:
+        """Σ x² over all of it"""
+        return self.xp.sum(x * x)
 
     # Cross-entropy of logits (N, C) for classes (N), C weights or None. Sums are float32 for two-byte dtypes. What is ignored, or no class,
     # has no gradient; what is no class has the loss NaN.

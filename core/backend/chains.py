@@ -1,8 +1,10 @@
-"""Chains of ops that a backend may compute as one, in plain array code: `core.ops.chains` calls them where `fuses_chains` says so."""
+"""Chains of ops that a backend may compute as one, in plain array code: `core.nn.modules.chains` asks for those that `chains` names."""
 
 from __future__ import annotations
 
 from typing import Any
+
+Ints = tuple[int, ...]
 
 
 class ChainKernels:
@@ -14,8 +16,9 @@ class ChainKernels:
     relu: Any
     gelu: Any
     gelu_grad: Any
+    conv: Any
 
-    fuses_chains = False  # whether these are faster than their parts
+    chains: frozenset[str] = frozenset()  # the ops of `core.ops.chains` that are faster here than their parts
 
     def add_relu(self, x: Any, y: Any) -> Any:
         """max(x + y, 0) of one dtype; shapes broadcast."""
@@ -37,6 +40,10 @@ class ChainKernels:
         """gelu(z) in its tanh form, and z = x wᵀ + b"""
         z = self.linear(x, w, b)
         return self.gelu(z, "tanh").astype(z.dtype, copy=False), z
+
+    def conv_relu(self, x: Any, w: Any, b: Any, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
+        """max(conv, 0): (N, C, *in), (K, C/G, *k), (K) or None -> (N, K, *out)"""
+        return self.relu(self.conv(x, w, b, stride, padding, dilation, groups))
 
     def kept(self, x: Any, keep: Any, scale: float) -> Any:
         """x·scale where `keep`, a bool array, is true, else 0"""

@@ -20,7 +20,7 @@ from ml_dtypes import bfloat16
 
 from core.backend import memory, threads
 from core.backend.base import Backend, Ints, conv_out_shape
-from core.backend.onednn import attention, images, kernels, library, passes, steps
+from core.backend.onednn import attention, images, kernels, library, passes, pooling, steps
 from core.errors import RangeError
 
 _MATMUL_MACS = 1 << 20  # multiplications and additions of one product; NumPy's own BLAS is as good on what is smaller
@@ -29,6 +29,7 @@ _STEP_MACS = 1 << 17  # the same for a product that runs many times with one wei
 _MANY = 4  # that is so many
 # rows that lie a multiple of so many bytes apart drive each other out of the cache, unless there is a gap of so many
 _PERIOD, _GAP = 1 << 10, 64
+_SIGMOID_SIZE = 1 << 13
 _SOFTMAX_SIZE = 1 << 11  # elements, as below
 _SOFTMAX_GRAD_SIZE = 1 << 12
 _EXP_SIZE = 1 << 14
@@ -37,10 +38,11 @@ _CHANNELS_SIZE = 1 << 11
 _ADD_SIZE = 1 << 13
 _RELU_SIZE, _CAST_SIZE = 1 << 14, 1 << 13
 _MASK_SIZE, _CLIP_SIZE = 1 << 10, 1 << 15  # below the first and from the second on a rectifier's gradient is found otherwise
-_AXPBY_SIZE, _ADAM_SIZE = 1 << 12, 1 << 15
+_AXPBY_SIZE = 1 << 12
 # Columns of a matrix by which OpenBLAS 0.3.31 multiplies vectors in an AVX-512 kernel (sgemv_t) that computes with memory that nobody has
 # written, too. The result does not depend on it, but the processor's flag of an invalid operation does, and NumPy warns of that flag.
 _FLAGGED = 5
+_DOT = 1 << 10  # elements that are summed by one dot product: more would lose digits
 _CHANNEL_LENGTH = 16  # elements of a channel of a sample, from which BLAS sums them faster than NumPy
 
 _BFLOAT16 = np.dtype(bfloat16)
@@ -54,6 +56,7 @@ class CPUBackend(Backend):
     device_type = "cpu"
     array_type = np.ndarray
     slow_dtype = _BFLOAT16
+    chains = frozenset(("add_relu", "linear_relu", "conv_relu"))
     xp = np
 
     def __init__(self) -> None:
@@ -88,9 +91,15 @@ class CPUBackend(Backend):
             return y
         return super().linear(x, w, b)
 
+    def linear_relu(self, x: Any, w: Any, b: Any) -> Any:
+        y = self.linear(x, w, b)
+        return self.relu(y, y)
+
     def sum_channels(self, x: Any) -> Any:
         if images.lies_channels_last(x):
-            return self.sum_rows(kernels.channels_last(x))
+            last = kernels.channels_last(x)
+            width = last.shape[-2] * last.shape[-1]  # of few channels BLAS is slow
+            return self.sum_rows(self.sum_rows(last.reshape(-1, width)).reshape(-1, last.shape[-1]))
         if x.dtype == np.float32 and x.flags.c_contiguous and x.size:
             return _channel_sums(x)
         return super().sum_channels(x)
@@ -193,10 +202,14 @@ class CPUBackend(Backend):
         for x, y_ in threads.axpy_each(a, xs, ys_):
             self.axpby_(a, x, 1, y_)
 
+    def momentum_step_(self, x_: Any, g: Any, v_: Any, lr: float, momentum: float, rate: float, decay: float) -> None:
+        if not (decay and x_.size >= _AXPBY_SIZE and passes.momentum(x_, g, v_, lr, momentum, rate, decay)):
+            super().momentum_step_(x_, g, v_, lr, momentum, rate, decay)
+
     def adam_step_(
         self, x_: Any, g: Any, m_: Any, v_: Any, top_: Any, size: float, betas: tuple[float, float], eps: float, keep: float
     ) -> None:  # fmt: skip
-        if x_.size < _ADAM_SIZE or top_ is not None or not passes.adam(x_, g, m_, v_, size, betas, eps, keep):
+        if top_ is not None or not passes.adam(x_, g, m_, v_, size, betas, eps, keep):
             super().adam_step_(x_, g, m_, v_, top_, size, betas, eps, keep)
 
     # -- scatter: sorted, so that each row is written once ---------------------------------------------------------------
@@ -223,6 +236,13 @@ class CPUBackend(Backend):
         y = images.conv(x, w, b, out, stride, padding, dilation, groups)
         return super().conv(x, w, b, stride, padding, dilation, groups) if y is None else y
 
+    def conv_relu(self, x: Any, w: Any, b: Any | None, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
+        y = None
+        if images.stays_finite(x, w, b):
+            out = conv_out_shape(x.shape[2:], w.shape[2:], stride, padding, dilation)
+            y = images.conv(x, w, b, out, stride, padding, dilation, groups, rectified=True)
+        return super().conv_relu(x, w, b, stride, padding, dilation, groups) if y is None else y
+
     def conv_input_grad(
         self, g: Any, w: Any, x_shape: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int
     ) -> Any:
@@ -236,21 +256,21 @@ class CPUBackend(Backend):
         return super().conv_weight_grad(g, x, w_shape, stride, padding, dilation, groups) if dw is None else dw
 
     def max_pool(self, x: Any, k: Ints, out: Ints, stride: Ints, padding: Ints, dilation: Ints) -> tuple[Any, Any]:
-        found = images.max_pool(x, k, out, stride, padding, dilation)
+        found = pooling.max_pool(x, k, out, stride, padding, dilation)
         return super().max_pool(x, k, out, stride, padding, dilation) if found is None else found
 
     def max_pool_grad(
         self, g: Any, won: Any, x_shape: Ints, k: Ints, stride: Ints, padding: Ints, dilation: Ints
     ) -> Any:
-        dx = images.max_pool_grad(g, won, x_shape, k, stride, padding, dilation)
+        dx = pooling.max_pool_grad(g, won, x_shape, k, stride, padding, dilation)
         return super().max_pool_grad(g, won, x_shape, k, stride, padding, dilation) if dx is None else dx
 
     def sum_pool(self, x: Any, k: Ints, out: Ints, stride: Ints, padding: Ints) -> Any:
-        y = images.sum_pool(x, k, out, stride, padding)
+        y = pooling.sum_pool(x, k, out, stride, padding)
         return super().sum_pool(x, k, out, stride, padding) if y is None else y
 
     def sum_pool_grad(self, g: Any, x_shape: Ints, k: Ints, stride: Ints, padding: Ints) -> Any:
-        dx = images.sum_pool_grad(g, x_shape, k, stride, padding)
+        dx = pooling.sum_pool_grad(g, x_shape, k, stride, padding)
         return super().sum_pool_grad(g, x_shape, k, stride, padding) if dx is None else dx
 
     # -- cross-entropy: what the gradient needs, in the place of ln Σ eˣ, is the softmax (N, C) ----------------------------
@@ -310,6 +330,14 @@ class CPUBackend(Backend):
         if seen is not None:
             dx[~seen] = 0
         return dx if dx.dtype == x.dtype else self.cast(dx, x.dtype)
+
+    def square_sum(self, x: Any) -> Any:
+        if x.dtype.kind != "f" or x.itemsize == 2 or not x.flags.c_contiguous:
+            return super().square_sum(x)
+        flat = x.reshape(-1)
+        rows, rest = np.split(flat, [x.size // _DOT * _DOT])
+        rows = rows.reshape(-1, _DOT)
+        return np.vecdot(rows, rows).sum() + rest.dot(rest)
 
     # -- softmax: along the last dimension. oneDNN's logarithm rounds badly, so that NumPy takes it --------------------------
 
@@ -386,6 +414,11 @@ class CPUBackend(Backend):
         return tuple(None if a is None else self.cast(a, x.dtype) for a in found)
 
     # -- gelu: always, since the plain one is a dozen passes -------------------------------------------------------------
+
+    def sigmoid(self, x: Any) -> Any:
+        fits = x.size >= _SIGMOID_SIZE and x.dtype == np.float32 and x.flags.c_contiguous
+        y = kernels.sigmoid(x) if fits else None
+        return super().sigmoid(x) if y is None else y
 
     def gelu(self, x: Any, approximate: str) -> Any:
         y = kernels.gelu(x, approximate)

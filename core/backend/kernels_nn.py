@@ -42,6 +42,13 @@ class NNKernels:
         z = y * y
         return (y * (_polynomial(z, _ERF32_P) / _polynomial(z, _ERF32_Q))).astype(x.dtype, copy=False)
 
+    def sigmoid(self, x: Any) -> Any:
+        """1 / (1 + e⁻ˣ)"""
+        with np.errstate(over="ignore"):
+            y = self.xp.exp(-x)
+        y += 1
+        return self.xp.reciprocal(y, out=y) if y.ndim else self.xp.reciprocal(y)
+
     def gelu(self, x: Any, approximate: str) -> Any:
         """x·Φ(x), or its approximation by tanh."""
         if approximate == "none":

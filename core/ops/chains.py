@@ -9,65 +9,61 @@ from __future__ import annotations
 from typing import Any
 
 from core.ops.activation import _gelu_slope
-from core.ops.op import graph, op
+from core.ops.linalg import check_linear, linear
+from core.ops.nn import check_conv, conv
+from core.ops.op import graph, op, pointwise
+
+LINEAR: dict[str, Any] = linear.rules
+CONV: dict[str, Any] = conv.rules
 
 
-def _undone(F: Any, d: Any, shapes: Any, wanted: Any) -> list[Any]:
-    """The gradient of a sum for each of its operands, which were broadcast."""
-    return [
-        None if not want else d if tuple(d.shape) == tuple(shape) else F.sum_to(d, shape=tuple(shape))
-        for shape, want in zip(shapes, wanted)
-    ]
+def _relu_grad(F: Any, g: Any, out: Any) -> Any:
+    return F.relu_grad(g, out)
 
 
-@op(xs=lambda F, g, out, xs_shape, wanted: _undone(F, F.relu_grad(g, out), xs_shape, wanted))
-def add_relu(be, *xs):
+def _add_gelu_grad(F: Any, g: Any, x: Any, y: Any, approximate: str) -> Any:
+    if F is graph:
+        return g * _gelu_slope(F, F.add(x, y), approximate)
+    return F._be.add_gelu_grad(g, x, y, approximate)
+
+
+@pointwise(x=lambda F, g: g, y=lambda F, g: g, epilogue=_relu_grad)
+def add_relu(be, x, y):
     """max(x + y, 0) of two of one dtype, which broadcast."""
-    return be.add_relu(*xs)
+    return be.add_relu(x, y)
 
 
-def _add_gelu_grads(F: Any, g: Any, xs: Any, xs_shape: Any, wanted: Any, approximate: str) -> list[Any]:
-    if F is graph:
-        d = g * _gelu_slope(F, F.add(*xs), approximate)
-    else:
-        d = F._be.add_gelu_grad(g, *xs, approximate)
-    return _undone(F, d, xs_shape, wanted)
-
-
-@op(xs=_add_gelu_grads)
-def add_gelu(be, *xs, approximate="none"):
+@pointwise(x=lambda F, g: g, y=lambda F, g: g, epilogue=_add_gelu_grad)
+def add_gelu(be, x, y, *, approximate="none"):
     """gelu(x + y) of two of one dtype, which broadcast."""
-    return be.add_gelu(*xs, approximate)
+    return be.add_gelu(x, y, approximate)
 
 
-def _linear_grads(F: Any, d: Any, xs: Any, wanted: Any) -> list[Any]:
-    """The gradients of `linear`."""
-    x, w, b = xs
-    return [
-        F.matmul(d, w) if wanted[0] else None,
-        F.linear_weight_grad(d, x, w_shape=tuple(w.shape)) if wanted[1] else None,
-        F.sum_to(d, shape=tuple(b.shape)) if wanted[2] else None,
-    ]
+@op(**LINEAR, epilogue=_relu_grad)
+def linear_relu(be, x, w, b):
+    """max(x wᵀ + b, 0): (*, I), (O, I), (O) -> (*, O)"""
+    check_linear(x, w, b)
+    return be.linear_relu(x, w, b)
 
 
-@op(xs=lambda F, g, xs, out, wanted: _linear_grads(F, F.relu_grad(g, out), xs, wanted))
-def linear_relu(be, *xs):
-    """max(x wᵀ + b, 0): [(*, I), (O, I), (O)] -> (*, O)"""
-    return be.linear_relu(*xs)
+@op(**CONV, epilogue=_relu_grad, orderly=True)
+def conv_relu(be, x, w, b=None, *, stride, padding, dilation, groups):
+    """max(conv, 0), as `conv`"""
+    check_conv(x, w, b, stride, padding, dilation, groups)
+    return be.conv_relu(x, w, b, stride, padding, dilation, groups)
 
 
-def _linear_gelu_grads(F: Any, g: Any, xs: Any, z: Any, wanted: Any) -> list[Any]:
+def _linear_gelu_grad(F: Any, g: Any, x: Any, w: Any, b: Any, z: Any) -> Any:
     if F is graph:
-        d = g * _gelu_slope(F, F.linear(*xs), "tanh")
-    else:
-        d = F.gelu_grad(g, z, approximate="tanh")
-    return _linear_grads(F, d, xs, wanted)
+        return g * _gelu_slope(F, F.linear(x, w, b), "tanh")
+    return F.gelu_grad(g, z, approximate="tanh")
 
 
-@op(xs=_linear_gelu_grads, aux=("z",))
-def linear_gelu(be, *xs):
-    """gelu(x wᵀ + b) in its tanh form: [(*, I), (O, I), (O)] -> (*, O)"""
-    return be.linear_gelu(*xs)
+@op(**LINEAR, epilogue=_linear_gelu_grad, aux=("z",))
+def linear_gelu(be, x, w, b):
+    """gelu(x wᵀ + b) in its tanh form: (*, I), (O, I), (O) -> (*, O)"""
+    check_linear(x, w, b)
+    return be.linear_gelu(x, w, b)
 
 
 @op(x=lambda F, g, keep, scale: F.kept(g, keep, scale=scale))

@@ -94,6 +94,11 @@ def linear_weight_grad(be, g, x, *, w_shape, out=None):
 )
 def linear(be, x, w, b=None):
     """x wᵀ + b: (*, I), (O, I), (O) -> (*, O)"""
+    check_linear(x, w, b)
+    return be.linear(x, w, b)
+
+
+def check_linear(x: Any, w: Any, b: Any) -> None:
     shape = w.shape
     if len(shape) != 2:
         raise ShapeError(f"linear: expected weight (O, I), got {tuple(shape)}")
@@ -106,4 +111,3 @@ def linear(be, x, w, b=None):
         raise ShapeError(f"linear: expected bias ({shape[0]},) for weight {tuple(shape)}, got {tuple(b.shape)}")
     if x.dtype is not w.dtype:
         _same_dtype(x, w, "linear")
-    return be.linear(x, w, b)

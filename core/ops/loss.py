@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from core import backend, dtypes
@@ -58,6 +60,22 @@ def ctc(be, x, path, frames, lengths):
     as torch's does.
     """
     return be.ctc(x, path, frames, lengths)
+
+
+def _squared_error_dx(F, g, x, y, x_shape, mean):
+    scale = g * (2 / math.prod(x_shape) if mean else 2)
+    if F is graph:
+        return (x - y) * scale
+    dx = x - y
+    dx *= scale
+    return dx
+
+
+@op(x=_squared_error_dx, y=lambda F, g, x, y, x_shape, mean: _squared_error_dx(F, -g, x, y, x_shape, mean))
+def squared_error(be, x, y, *, mean):
+    """Σ (x − y)² of two of one shape and dtype, or its mean"""
+    total = be.square_sum(x - y)
+    return total / x.size if mean else total
 
 
 # -- cross-entropy in one pass over the logits -------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from core.ops.op import graph, op
 # Three bilinear ops; the gradients of each are the other two.
 
 
-def _check_conv(x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> None:
+def check_conv(x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> None:
     n = w.ndim - 2
     if x.ndim != w.ndim:
         raise ShapeError(
@@ -62,7 +62,7 @@ def _conv_bias_grad(F: Any, g: Any) -> Any:
 def conv(be, x, w, b=None, *, stride, padding, dilation, groups):
     """Cross-correlation (N, C, *in), (K, C/groups, *k) -> (N, K, *out); the other arguments are tuples, one number a
     dimension."""
-    _check_conv(x, w, b, stride, padding, dilation, groups)
+    check_conv(x, w, b, stride, padding, dilation, groups)
     return be.conv(x, w, b, stride, padding, dilation, groups)
 
 

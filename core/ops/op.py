@@ -14,6 +14,7 @@ is kept for it:
     a name in `outs`   that output, where there are several
     a name in `aux`    that further output of the function, which callers do not see
     `wanted`           of a variadic op: which of the inputs want a gradient
+An op that ends with an activation has an `epilogue`, a rule that the gradient of the output goes through, once, before the others see it.
 `F` is the namespace of ops. In plain backward it is the ops on raw arrays, so nothing is recorded; when a graph of the gradient is wanted
 it is the ops on Tensors, and the same rule yields a differentiable gradient. A rule that cannot be differentiated this way (a
 fused kernel) has a
@@ -67,6 +68,7 @@ class Op:
         composite: Callable[..., Any] | None = None,
         orderly: bool = False,
         narrow: bool = False,
+        epilogue: Callable[..., Any] | None = None,
     ):
         self.__name__ = self.name = forward.__name__
         self.__doc__ = forward.__doc__
@@ -80,6 +82,7 @@ class Op:
         self.orderly = broadcasts or orderly
         self.widens = broadcasts and not narrow
         self.composite = composite
+        self.epilogue = epilogue
 
         _, *parameters = inspect.signature(forward).parameters.values()
         positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
@@ -100,7 +103,7 @@ class Op:
         }
 
         self.hidden = len(aux)
-        self.single = len(outs) == 1 and bool(aux)  # of several outputs callers see one
+        self.single = len(outs) == 1 and bool(aux) and not view  # of several outputs callers see one
         self.outs = [*outs, *aux]
         self.rule_mask = -1 if self.variadic else sum(1 << i for i, name in enumerate(self.inputs) if name in rules)
         unknown = set(rules) - set(self.inputs)
@@ -189,9 +192,13 @@ class Op:
             raise
         if wide:
             y = _narrowed(be, y)
+        outs: Sequence[Any] = ()
         if type(y) is tuple:
-            return self._several(args, arrays, params, mask, be, y)
-        if type(y) is not be.array_type:
+            if not self.single:
+                return self._several(args, arrays, params, mask, be, y)
+            outs = [a if type(a) is be.array_type else be.as_array(a) for a in y]
+            y = outs[0]
+        elif type(y) is not be.array_type:
             y = be.as_array(y)
         t: Tensor = _new(Tensor)
         if self.orderly and y.ndim > 2 and not y.flags.c_contiguous and not _shows_order(args):
@@ -202,7 +209,7 @@ class Op:
             t._become_view(args[0], self, params)
         if mask & self.rule_mask:
             if state.grad and y.dtype.kind in _SMOOTH:
-                t._edge = OpNode(self, args, arrays, params, mask & self.rule_mask, be, (y,), (t,)), 0
+                t._edge = OpNode(self, args, arrays, params, mask & self.rule_mask, be, outs or (y,), (t,)), 0
                 t._requires_grad = True
                 return t
         if state.inference:
@@ -230,7 +237,7 @@ class Op:
         elif state.inference:
             for t in tensors:
                 t._inference = True
-        return tensors[0] if self.single else tuple(tensors)
+        return tuple(tensors)
 
     def _arrays(self, args: Sequence[Any]) -> tuple[list[Any], int, Backend]:
         """The raw arrays, which of them want a gradient (bit i for input i), and who computes."""
@@ -339,13 +346,14 @@ class Op:
 class _Plan:
     """For one set of inputs that want a gradient: what to keep, and how to call each rule."""
 
-    __slots__ = ("wanted", "inputs", "every", "outs", "shapes", "params", "which", "homes", "rules", "keeps")
+    __slots__ = ("wanted", "inputs", "every", "outs", "shapes", "params", "which", "homes", "epilogue", "rules", "keeps")
 
     def __init__(self, op: Op, mask: int):
         wanted = [(i, op.rules[n]) for i, n in enumerate(op.inputs) if n in op.rules and mask >> i & 1]
         self.wanted = [i for i, _ in wanted]
         names = {i: list(inspect.signature(rule).parameters)[2:] for i, rule in wanted}
-        needs = dict.fromkeys(n for ns in names.values() for n in ns)
+        last = [] if op.epilogue is None else list(inspect.signature(op.epilogue).parameters)[2:]
+        needs = dict.fromkeys([*last, *(n for ns in names.values() for n in ns)])
         self.every = op.variadic and op.inputs[0] in needs  # the list of all inputs
         self.inputs = [] if op.variadic else [i for i, n in enumerate(op.inputs) if n in needs or op.composite]
         self.outs = [i for i, n in enumerate(op.outs) if n in needs]
@@ -359,6 +367,7 @@ class _Plan:
         order += [op.inputs[i] + "_home" for i in self.homes]
         for n in needs:
             assert n in order, f"{op.name}: a rule names '{n}', which is no input, parameter, shape or output"
+        self.epilogue = None if op.epilogue is None else (op.epilogue, _picker([order.index(n) for n in last]))
         # a rule that takes all that is kept, as it is kept, picks nothing
         self.rules = [
             (i, rule, None if names[i] == order else _picker([order.index(n) for n in names[i]])) for i, rule in wanted
@@ -497,6 +506,9 @@ class OpNode(Node):
             wide = _widened(self.be, [grads, *values])
             if wide is not None:
                 grads, *values = wide
+        if plan.epilogue is not None:
+            rule, pick = plan.epilogue
+            grads = rule(F, grads, *pick(values))
         for i, rule, pick in plan.rules:
             g = rule(F, grads, *(values if pick is None else pick(values)))
             if wide is not None:
@@ -736,6 +748,7 @@ def op(
     broadcasts: bool = False,
     orderly: bool = False,
     narrow: bool = False,
+    epilogue: Callable[..., Any] | None = None,
     **rules: Callable[..., Any],
 ) -> Callable[[Callable[..., Any]], Op]:
     """Make an op of a function; see the top of this module.
@@ -748,7 +761,7 @@ def op(
     def make(forward: Callable[..., Any]) -> Op:
         made = Op(
             forward, rules, view=view, outs=outs, aux=aux, names=names, composite=composite, broadcasts=broadcasts,
-            orderly=orderly, narrow=narrow,
+            orderly=orderly, narrow=narrow, epilogue=epilogue,
         )  # fmt: skip
         assert made.name not in OPS, f"two ops are called {made.name}"
         OPS[made.name] = made

@@ -408,11 +408,7 @@ def tanh(be, x, *, out=None):
 @pointwise(x=lambda F, g, out: g * (out * (1 - out)))
 def sigmoid(be, x):
     """1 / (1 + e⁻ˣ)"""
-    x = floating(be, x)
-    with np.errstate(over="ignore"):
-        y = be.xp.exp(-x)
-    y += 1
-    return be.xp.reciprocal(y, out=y) if y.ndim else be.xp.reciprocal(y)
+    return be.sigmoid(floating(be, x))
 
 
 @pointwise(x=lambda F, g: g * 0)

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from core import backend
+from core._tensor import Tensor, wrap
 from core.optim.optimizer import Optimizer, check, counter, zeros_like
+
+_SMALL = 1 << 13  # elements: what has fewer is updated in less time than it takes to begin with it
 
 
 class Adam(Optimizer):
@@ -42,6 +50,43 @@ class Adam(Optimizer):
         state = {"step": counter(), "exp_avg": zeros_like(p), "exp_avg_sq": zeros_like(p)}
         return {**state, "max_exp_avg_sq": zeros_like(p)} if group["amsgrad"] else state
 
+    def step_group(self, params, group):
+        """Small parameters on the CPU are updated together, as if they were one: the rule looks at each element alone."""
+        if group["amsgrad"] or group["maximize"] or (type(self).update, type(self).init) != (Adam.update, Adam.init):
+            return super().step_group(params, group)
+        alike, others = defaultdict(list), []
+        for p in params:
+            if not _is_small(p):
+                others.append(p)
+                continue
+            if not self.state.get(p):
+                self.state[p] = self.init(p, group)
+            alike[float(self.state[p]["step"]._a)].append(p)
+        for ps in alike.values():
+            self._update_together(ps, group)
+        super().step_group(others, group)
+
+    def _update_together(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
+        """One update of parameters that have made equally many steps."""
+        states = [self.state[p] for p in params]
+        rows = [
+            [p._a for p in params],
+            [s["exp_avg"]._a for s in states],
+            [s["exp_avg_sq"]._a for s in states],
+        ]
+        x, m, v = (_joined(row) for row in rows)
+        g = _joined([p._grad._a for p in params if p._grad is not None])
+        step = states[0]["step"]
+        self.update(backend.get("cpu"), x, g, {"step": step, "exp_avg": wrap(m), "exp_avg_sq": wrap(v)}, group)
+        for row, joined in zip(rows, (x, m, v)):
+            at = 0
+            for a in row:
+                a.reshape(-1)[...] = joined[at : at + a.size]
+                at += a.size
+        for p, state in zip(params, states):
+            state["step"]._a[...] = step._a
+            p._bump()
+
     def update(self, be, x_, g, state, group):
         lr, (beta1, beta2), keep = group["lr"], group["betas"], 1.0
         state["step"]._a += 1
@@ -56,6 +101,23 @@ class Adam(Optimizer):
         size, eps, top = lr * c / (1 - beta1**step), group["eps"] * c, state.get("max_exp_avg_sq")
         m_, v_, top_ = state["exp_avg"]._a, state["exp_avg_sq"]._a, None if top is None else top._a
         be.adam_step_(x_, g, m_, v_, top_, size, (beta1, beta2), eps, keep)
+
+
+def _joined(arrays: Sequence[Any]) -> Any:
+    return np.concatenate([a.reshape(-1) for a in arrays])
+
+
+def _is_small(p: Tensor) -> bool:
+    """Whether it has a gradient, on the CPU, and both are float32 in C order, and few numbers"""
+    if p._grad is None:
+        return False
+    x, g = p._a, p._grad._a
+    return (
+        type(x) is type(g) is np.ndarray
+        and x.size <= _SMALL
+        and x.dtype == g.dtype == np.float32
+        and x.flags.c_contiguous
+    )
 
 
 class AdamW(Adam):

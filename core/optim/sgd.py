@@ -60,11 +60,12 @@ class SGD(Optimizer):
             p._bump()
 
     def update(self, be, x_, g, state, group):
-        if group["weight_decay"]:
-            g = g + x_ * group["weight_decay"]
-        momentum = group["momentum"]
+        momentum, buffer, decay = group["momentum"], state.get("momentum_buffer"), group["weight_decay"]
+        if momentum and buffer is not None and not group["nesterov"]:
+            return be.momentum_step_(x_, g, buffer._a, group["lr"], momentum, 1 - group["dampening"], decay)
+        if decay:
+            g = g + x_ * decay
         if momentum:
-            buffer = state.get("momentum_buffer")
             if buffer is None:
                 buffer = state["momentum_buffer"] = wrap(be.xp.array(g, dtype=x_.dtype))
             else:

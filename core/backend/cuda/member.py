@@ -39,6 +39,9 @@ def is_available() -> bool:
     return bool(cupy.is_available())
 
 
+_CHAINS = frozenset(("add_relu", "add_gelu", "linear_relu", "linear_gelu", "conv_relu", "dropout_add"))
+
+
 class CUDABackend(Backend):
     """The plain implementation on CuPy's arrays, with its hot kernels replaced."""
 
@@ -219,9 +222,9 @@ class CUDABackend(Backend):
     # -- chains ----------------------------------------------------------------------------------------------------------
 
     @property
-    def fuses_chains(self) -> bool:  # type: ignore[override]
-        """Where there are kernels."""
-        return self.launch is not None
+    def chains(self) -> frozenset[str]:  # type: ignore[override]
+        """All, where there are kernels."""
+        return frozenset() if self.launch is None else _CHAINS
 
     def linear_relu(self, x: Any, w: Any, b: Any) -> Any:
         y = None if self.gemm is None else self.gemm.matmul(x, w.T, b, "relu")
@@ -230,6 +233,11 @@ class CUDABackend(Backend):
     def linear_gelu(self, x: Any, w: Any, b: Any) -> tuple[Any, Any]:
         found = None if self.gemm is None else self.gemm.linear_gelu(x, w.T, b)
         return super().linear_gelu(x, w, b) if found is None else found
+
+    def conv_relu(self, x: Any, w: Any, b: Any | None, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
+        if b is None:
+            return super().conv_relu(x, w, b, stride, padding, dilation, groups)
+        return self.add_relu(self.conv(x, w, None, stride, padding, dilation, groups), b.reshape(-1, *(1,) * len(stride)))
 
     def add_relu(self, x: Any, y: Any) -> Any:
         z = pointwise.run(self, "add_relu", (x, y))

@@ -5,8 +5,11 @@
     kernels      the kernels of `core.backend.base` in such calls
     passes       what does several things to each element in one pass: a step of Adam, e^(x − m)
     stack        where the stack stands when a kernel begins, which half its speed may hang on
-    images       those of (N, C, *): convolution, pooling, batch normalisation, and the order in memory
+    images       those of (N, C, *): convolution, batch normalisation, and the order in memory
+    pooling      … and pooling
+    columns      convolutions to few channels, several columns at once
     winograd     3×3 convolutions with a quarter of the multiplications
+    program      many primitives that run one after another, on buffers that stay in the cache
 
 `core.backend.cpu` decides which arrays come here. The library ships as the wheel `onednn-cpu-gomp`; any other libdnnl.so.3 serves as well,
 and without one NumPy answers. Nothing here holds an array beyond a call, but for one scratch arena in each thread.

@@ -72,8 +72,7 @@ def attention_grad(
         return None
     blocks = _blocks(length, keys, several)
     dq, dk, dv = _room(q, k, v)
-    q, k = q * q.dtype.type(scale), k * k.dtype.type(scale)
-    v = v if several else v.copy(order="K")
+    v = v.swapaxes(-1, -2).copy().swapaxes(-1, -2)  # side by side, as its product reads it
     g = g if strides_of(g) is not None else np.ascontiguousarray(g)
     # the last block sees every key and writes the gradients of all of them, the others add to it
     for last, ((start, end, seen), s) in enumerate(
@@ -82,9 +81,8 @@ def attention_grad(
         rows, cols = (..., slice(start, end), slice(None)), (..., slice(seen), slice(None))
         cut = None if drop is None else drop[..., start:end, :seen]
         used, ds = s if cut is None else s * cut, np.empty(s.shape, s.dtype)
-        done = _product(used.swapaxes(-1, -2), g[rows], dv[cols], last > 0) and _product(
-            g[rows], v[cols].swapaxes(-1, -2), ds
-        )
+        done = _product(used.swapaxes(-1, -2), g[rows], dv[cols], last > 0)
+        done = done and _product(g[rows], v[cols].swapaxes(-1, -2), ds, scale=scale)
         if cut is not None:
             ds *= cut
         done = done and _softmax_grad(ds, s) and _product(ds, k[cols], dq[rows])
@@ -168,21 +166,21 @@ def _masked(s_: np.ndarray, mask: np.ndarray) -> np.ndarray:
 # -- oneDNN, in place ----------------------------------------------------------------------------------------------------
 
 
-def _product(x: np.ndarray, y: np.ndarray, z_: np.ndarray, add: bool = False) -> bool:
-    """z ← x y, or z ← z + x y, as the arrays lie; whether oneDNN can."""
+def _product(x: np.ndarray, y: np.ndarray, z_: np.ndarray, add: bool = False, scale: float = 1) -> bool:
+    """z ← scale·x y, or z ← z + scale·x y, as the arrays lie; whether oneDNN can."""
     # NumPy's BLAS is the better at small ones that it need not transpose on the right, as long as there is one thread to use
-    if not add and x.shape[-2] * y.shape[-2] * y.shape[-1] < _SMALL_MACS and y.strides[-1] == y.itemsize:
+    if not add and scale == 1 and x.shape[-2] * y.shape[-2] * y.shape[-1] < _SMALL_MACS and y.strides[-1] == y.itemsize:
         if threads.get_num_threads() == 1:
             np.matmul(x, y, out=z_)
             return True
 
     def build(b: Builder) -> Call:
         xd, yd, zd = (b.strided(a.shape, c.F32, strides_of(a) or ()) for a in (x, y, z_))
-        if add:
-            b.append(("sum", 1.0, 0, c.UNDEF))
+        scaled, added = ("eltwise", c.LINEAR, scale, 0.0), ("sum", 1.0, 0, c.UNDEF)
+        b.append(*[scaled] * (scale != 1), *[added] * add)
         return b.call(b.descriptor("matmul", xd, yd, None, zd), {c.SRC: xd, c.WEIGHTS: yd}, {c.DST: zd})
 
-    call = cached(("product", x.shape, x.strides, y.shape, y.strides, z_.strides, add), build)
+    call = cached(("product", x.shape, x.strides, y.shape, y.strides, z_.strides, add, scale), build)
     if call is None:
         return False
     call(x, y, z_)

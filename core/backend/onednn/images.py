@@ -1,4 +1,4 @@
-"""oneDNN on images, (N, C, *): convolution, pooling, batch normalisation, the rectifier, and the order in memory.
+"""oneDNN on images, (N, C, *): convolution, batch normalisation, the rectifier, and the order in memory.
 
 Contract: that of `kernels`, except that results lie in C order or channels-last, (N, *, C) in memory, whichever is the faster; what
 comes in may lie in either. Channels-last is what oneDNN computes batch normalisation in many times as fast as in C order, and
@@ -8,26 +8,19 @@ convolutions as fast as in layouts of its own that NumPy could not hold.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from core.backend.onednn import columns, winograd
 from core.backend.onednn import library as c
-from core.backend.onednn import winograd
 from core.backend.onednn.kernels import _DTYPES, Ints, _as_it_lies, _finite, _fits, _seen, channels_last, flat, matmul
 from core.backend.onednn.library import Handle, OneDNNError
-from core.backend.onednn.primitives import Builder, Call, cached, dims, packed_strides, strides_of
+from core.backend.onednn.primitives import Builder, Call, cached, dims, last_strides, strides_of
 from core.backend.switches import SWITCHES
 
 # -- order in memory ---------------------------------------------------------------------------------------------------
-
-
-def _channels_last(shape: Ints) -> list[int]:
-    """Strides in elements of (N, C, *size) that lies as (N, *size, C)."""
-    n, channels, *size = shape
-    inner = [s * channels for s in packed_strides(tuple(size))]
-    return [math.prod(size) * channels, 1, *inner]
 
 
 def lies_channels_last(x: np.ndarray) -> bool:
@@ -40,6 +33,16 @@ def _empty(shape: Ints, dtype: Any, last: bool) -> np.ndarray:
         return np.empty(shape, dtype)
     n, channels, *size = shape
     return np.empty((n, *size, channels), dtype).transpose(0, -1, *range(1, len(shape) - 1))
+
+
+def _in_order(x: np.ndarray, last: bool) -> np.ndarray:
+    """x, or a copy that lies as is said"""
+    if lies_channels_last(x) if last else x.flags.c_contiguous:
+        return x
+    y = _empty(x.shape, x.dtype, last)
+    if not _fits(x) or strides_of(x) is None or not reorder(x, y):
+        y[...] = x
+    return y
 
 
 def in_c_order(x: np.ndarray) -> np.ndarray | None:
@@ -79,7 +82,8 @@ def reorder(x: np.ndarray, y: np.ndarray) -> bool:
 # Below so many input channels a blocked gradient for the input is mostly padding (blocks hold 16), and a plain product wins.
 _FEW_CHANNELS = 4
 # Channels-last is as fast as oneDNN's own blocked layouts from one block of channels on, and is an order that NumPy can hold, so that
-# results stay in it from layer to layer; below, blocks are mostly padding, and C order is best.
+# results stay in it from layer to layer. Below, blocks are mostly padding, unless something else fills them: several columns, a block of
+# places, or samples.
 _BLOCK = 16
 # Elements of a weight from which on its gradient is one product over all samples instead of a sum over them, of columns that must not
 # be too many.
@@ -124,7 +128,7 @@ class _Convolution(NamedTuple):
         """Whether the weight's gradient, added to by each sample, would go to memory and back each time."""
         return math.prod(self.w_shape) >= _LARGE_WEIGHT
 
-    def by_winograd(self) -> bool:
+    def by_winograd(self, pays: Callable[[Ints, Ints, Ints], bool]) -> bool:
         """Whether a quarter of the multiplications, and the work around them, are the faster way."""
         if (
             not SWITCHES.winograd
@@ -133,15 +137,64 @@ class _Convolution(NamedTuple):
             or self.stride + self.dilation != (1, 1, 1, 1)
         ):
             return False
-        return winograd.pays(self.x_shape, self.w_shape, self.padding)
+        return pays(self.x_shape, self.w_shape, self.padding)
+
+    def has_one_place(self) -> bool:
+        """Whether the filters cover x, each once: a plain product."""
+        return (
+            self.groups == 1
+            and math.prod(self.y_shape[2:]) == 1
+            and self.x_shape[2:] == self.w_shape[2:]
+            and not any(self.padding)
+        )
+
+    def by_columns(self) -> bool:
+        """Whether the result has so few channels that several of its columns are computed as one."""
+        if self.groups > 1 or max(self.dilation) > 1:
+            return False
+        return columns.together(self.x_shape[0], self.w_shape, self.y_shape[2:], self.stride) > 1
+
+    def input_grad_by_columns(self) -> bool:
+        """The same of the gradient for the input."""
+        k, channels, *size = self.w_shape
+        if self.groups > 1 or max(self.stride + self.dilation) > 1:
+            return False
+        return columns.together(self.x_shape[0], (channels, k, *size), self.x_shape[2:], self.stride) > 1
+
+    def taps(self) -> Ints:
+        """How many outputs along each dimension a place of x meets, at most."""
+        return tuple(-(-k // s) for k, s in zip(self.w_shape[2:], self.stride))
+
+    def by_blocks(self) -> bool:
+        """Whether blocks of x, as large as the strides, have so few channels that they are computed as one, of which little is padding."""
+        k, channels, *size = self.w_shape
+        filters, work = channels * math.prod(self.stride), math.prod(self.y_shape) * math.prod(size)
+        if self.groups > 1 or max(self.dilation) > 1 or min(self.stride) == 1 or self.dtype != c.F32:
+            return False
+        if filters > _BLOCK or work < columns.WORK:
+            return False
+        return channels * math.prod(size) >= 0.7 * _BLOCK * math.prod(self.taps())
+
+    def by_samples(self) -> bool:
+        """Whether x has so few channels that samples fill the lanes of its gradient better."""
+        n, channels = self.x_shape[:2]
+        lanes = -(-n // _BLOCK) * _BLOCK
+        return self.groups == 1 and self.dtype == c.F32 and n / lanes > 1.5 * channels / _BLOCK
+
+    def right(self) -> Ints | None:
+        """The padding at the end; None where places at the end of x meet no output."""
+        places = zip(self.w_shape[2:], self.y_shape[2:], self.x_shape[2:], self.stride, self.padding, self.dilation)
+        right = tuple((k - 1) * d + (o - 1) * s + 1 - n - p for k, o, n, s, p, d in places)
+        return right if min(right) >= 0 else None
 
     def inside(self, b: Builder, last: bool) -> tuple[Handle, Handle, Handle]:
         """x, w and y inside of the primitive: channels-last, or in the layouts that it likes best."""
         w = b.any(self.grouped(), self.dtype)
         if not last:
             return b.any(self.x_shape, self.dtype), w, b.any(self.y_shape, self.dtype)
-        x = b.strided(self.x_shape, self.dtype, _channels_last(self.x_shape))
-        return x, w, b.strided(self.y_shape, self.dtype, _channels_last(self.y_shape))
+        few = _FEW_CHANNELS <= self.x_shape[1] < _BLOCK
+        x = b.any(self.x_shape, self.dtype) if few else b.strided(self.x_shape, self.dtype, last_strides(self.x_shape))
+        return x, w, b.strided(self.y_shape, self.dtype, last_strides(self.y_shape))
 
 
 def _either(last: bool, build: Callable[[bool], Call]) -> Call:
@@ -164,25 +217,36 @@ def conv(
     padding: Ints,
     dilation: Ints,
     groups: int,
+    rectified: bool = False,
 ) -> np.ndarray | None:
-    """(N, C, *in), (K, C/G, *k), (K) -> (N, K, *out)"""
+    """(N, C, *in), (K, C/G, *k), (K) -> (N, K, *out); `rectified`: max(·, 0) of it, where `stays_finite` says that there is no NaN"""
     if not _fits(x, w) or (bias is not None and bias.dtype != x.dtype):
         return None
     w, x = np.ascontiguousarray(w), _seen(x)
     it = _Convolution(
         x.shape, w.shape, (x.shape[0], w.shape[0], *out), _DTYPES[x.dtype], stride, padding, dilation, groups
     )
-    last = w.shape[0] >= _BLOCK or lies_channels_last(x)
+    if it.has_one_place():
+        y = matmul(_rows_of(x), _rows_of(w).T, None if bias is None else np.ascontiguousarray(bias))
+        if y is not None:
+            y = y.reshape(it.y_shape)
+            return np.maximum(y, 0, out=y) if rectified else y
+    wide = it.by_columns()
+    last = w.shape[0] >= _BLOCK or wide or lies_channels_last(x)
     if bias is not None:
         bias = np.ascontiguousarray(bias)
     y = _empty(it.y_shape, x.dtype, last)
-    if it.by_winograd() and winograd.conv(channels_last(_in_order(x, True)), w, padding, channels_last(y)):
+    if wide and columns.conv(x, w, bias, y, stride, padding, rectified):
+        return y
+    if it.by_winograd(winograd.pays) and winograd.conv(channels_last(_in_order(x, True)), w, padding, channels_last(y)):
         if bias is not None:
             channels_last(y)[...] += bias
-        return y
+        return np.maximum(y, 0, out=y) if rectified else y
 
     def build(b: Builder) -> Call:
         bd = None if bias is None else b.packed(bias.shape, it.dtype)
+        if rectified:
+            b.append(("eltwise", c.RELU, 0.0, 0.0))
 
         def inside(last: bool) -> Call:
             xd, wd, yd = it.inside(b, last)
@@ -192,7 +256,7 @@ def conv(
 
         return _either(last and not it.by_weight(), inside)
 
-    call = cached(("conv", it, x.strides, last, bias is None), build)
+    call = cached(("conv", it, x.strides, last, bias is None, rectified), build)
     if call is None:
         return None
     if bias is None:
@@ -200,6 +264,16 @@ def conv(
     else:
         call(x, w, bias, y)
     return y
+
+
+def _rows_of(x: np.ndarray) -> np.ndarray:
+    """(N, *) -> (N, the rest in C order)"""
+    return _in_order(x, False).reshape(len(x), -1)
+
+
+def stays_finite(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> bool:
+    """Whether no sum of a convolution can be NaN: |x|·|w| is finite, which no partial sum exceeds (Cauchy and Schwarz)."""
+    return x.dtype == np.float32 and all(_finite(a) for a in (x, w, bias) if a is not None)
 
 
 def conv_input_grad(
@@ -210,10 +284,23 @@ def conv_input_grad(
         return None
     w, g = np.ascontiguousarray(w), _seen(g)
     it = _Convolution(x_shape, w.shape, g.shape, _DTYPES[g.dtype], stride, padding, dilation, groups)
-    last = x_shape[1] >= _BLOCK
+    wide = it.input_grad_by_columns()
     few = w.shape[1] < _FEW_CHANNELS <= w.shape[0]
+    last = x_shape[1] >= _FEW_CHANNELS or wide
+    if it.has_one_place():
+        dx = matmul(_rows_of(g), _rows_of(w))
+        if dx is not None:
+            return _in_order(dx.reshape(x_shape), last)
     dx = _empty(x_shape, g.dtype, last)
-    if it.by_winograd() and winograd.conv_input_grad(channels_last(_in_order(g, True)), w, padding, channels_last(dx)):
+    if it.by_samples() and _input_grad_in_other_roles(g, w, dx, it):
+        return dx
+    if it.by_blocks() and _input_grad_by_blocks(g, w, dx, it):
+        return dx
+    if wide and columns.conv_input_grad(g, w, dx, padding):
+        return dx
+    if it.by_winograd(winograd.pays) and winograd.conv_input_grad(
+        channels_last(_in_order(g, True)), w, padding, channels_last(dx)
+    ):
         return dx
 
     def build(b: Builder) -> Call:
@@ -234,6 +321,65 @@ def conv_input_grad(
     return dx
 
 
+def _input_grad_in_other_roles(g: np.ndarray, w: np.ndarray, dx: np.ndarray, it: _Convolution) -> bool:
+    """The gradient for x where samples are channels and channels samples, and g is the weight: dx[n, c, o·stride + i·dilation − padding]
+    is Σ g[n, k, o]·w[k, c, i] over k and over o and i. Whether there is a fast primitive; False where places of x meet no output, too."""
+    right = it.right()
+    if right is None:
+        return False
+    arrays = [a.swapaxes(0, 1) for a in (w, g, dx)]
+
+    def build(b: Builder) -> Call:
+        wd, gd, xd = (_as_it_lies(b, a) for a in arrays)
+        y, weights = (b.any(a.shape, it.dtype) for a in arrays[:2])
+        x = b.strided(arrays[2].shape, it.dtype, last_strides(arrays[2].shape))
+        steps = [dims(it.dilation), dims([s - 1 for s in it.stride]), dims(it.padding), dims(right)]
+        d = b.descriptor("convolution_backward_data", c.DIRECT, x, weights, y, *steps, None)
+        return b.call(d, {c.DIFF + c.DST: wd, c.WEIGHTS: gd}, {c.DIFF + c.SRC: xd})
+
+    call = cached(("input_grad_in_other_roles", it, g.strides), build)
+    if call is None:
+        return False
+    call(*arrays)
+    return True
+
+
+def _cut(x: np.ndarray, places: Iterable[slice]) -> np.ndarray:
+    """(N, C, *size) with only these places along each of its last dimensions"""
+    index: Any = (..., *places)
+    return x[index]
+
+
+def _input_grad_by_blocks(g: np.ndarray, w: np.ndarray, dx: np.ndarray, it: _Convolution) -> bool:
+    """The gradient for x of few channels by a convolution of g whose channels are those of all places of a block of x that is as large
+    as the strides; so none of them meets a zero. dx[n, c, stride·a + r − padding] is Σ g[n, k, a − t]·w[k, c, r + stride·t] over k and
+    t. Whether it could be computed; False where places of x meet no output, too."""
+    k, channels, *size = it.w_shape
+    taps, n = it.taps(), len(size)
+    many = [o + t - 1 for o, t in zip(it.y_shape[2:], taps)]
+    if any(m * s - p < i for m, s, p, i in zip(many, it.stride, it.padding, it.x_shape[2:])):
+        return False
+    whole = np.zeros((k, channels, *(t * s for t, s in zip(taps, it.stride))), w.dtype)
+    _cut(whole, map(slice, size))[...] = w
+    parts = whole.reshape(k, channels, *(m for both in zip(taps, it.stride) for m in both))  # (K, C, taps, stride, …)
+    parts = np.flip(parts, tuple(range(2, 2 + 2 * n, 2))).transpose(
+        *range(3, 3 + 2 * n, 2), 1, 0, *range(2, 2 + 2 * n, 2)
+    )
+    filters = parts.reshape(-1, k, *taps)
+    blocks = _empty((len(g), len(filters), *many), g.dtype, True)
+    if not columns.conv_plain(g, filters, blocks, tuple(t - 1 for t in taps)):
+        return False
+    for i, place in enumerate(np.ndindex(*it.stride)):
+        first = [max(0, -(-(p - r) // s)) for p, r, s in zip(it.padding, place, it.stride)]
+        starts = [a * s + r - p for a, s, r, p in zip(first, it.stride, place, it.padding)]
+        target = _cut(dx, (slice(a, None, s) for a, s in zip(starts, it.stride)))
+        ends = (slice(a, a + m) for a, m in zip(first, target.shape[2:]))
+        source = _cut(blocks[:, i * channels : (i + 1) * channels], ends)
+        if not target.size or not reorder(source, target):
+            target[...] = source
+    return True
+
+
 def conv_weight_grad(
     g: np.ndarray, x: np.ndarray, w_shape: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int
 ) -> np.ndarray | None:
@@ -242,7 +388,15 @@ def conv_weight_grad(
         return None
     it = _Convolution(x.shape, w_shape, g.shape, _DTYPES[g.dtype], stride, padding, dilation, groups)
     g, x = _seen(g), _seen(x)
-    if it.by_winograd():
+    if it.has_one_place():
+        dw = matmul(_rows_of(g).T, _rows_of(x))
+        if dw is not None:
+            return dw.reshape(w_shape)
+    if it.by_columns():
+        dw = columns.conv_weight_grad(_in_order(g, True), x, w_shape, stride, padding)
+        if dw is not None:
+            return dw
+    if it.by_winograd(winograd.pays_for_weight_grad):
         images = [channels_last(_in_order(a, True)) for a in (g, x)]
         dw = winograd.conv_weight_grad(images[0], images[1], padding)
         if dw is not None:
@@ -274,9 +428,8 @@ def conv_weight_grad(
 def _weight_grad_in_other_roles(g: np.ndarray, x: np.ndarray, it: _Convolution) -> np.ndarray | None:
     """The gradient for the weight as a convolution of x by g, in which samples are channels and channels samples: dw[k, c, i] is
     Σ g[n, k, o]·x[n, c, o·stride + i·dilation − padding] over n and o. None where places at the end of x meet no output."""
-    places = zip(it.w_shape[2:], it.y_shape[2:], it.x_shape[2:], it.stride, it.padding, it.dilation)
-    right = [(k - 1) * d + (o - 1) * s + 1 - n - p for k, o, n, s, p, d in places]
-    if min(right) < 0:
+    right = it.right()
+    if right is None:
         return None
     dw = np.empty(it.w_shape, g.dtype)
     arrays = [a.swapaxes(0, 1) for a in (x, g, dw)]
@@ -304,8 +457,7 @@ def _weight_grad_by_columns(g: np.ndarray, x: np.ndarray, it: _Convolution) -> n
         return None
     room = [i + 2 * p for i, p in zip(it.x_shape[2:], it.padding)]
     padded = np.zeros((channels, n, *room), x.dtype)
-    inner: Any = (..., *(slice(p, p + i) for p, i in zip(it.padding, it.x_shape[2:])))
-    padded[inner] = x.swapaxes(0, 1)
+    _cut(padded, (slice(p, p + i) for p, i in zip(it.padding, it.x_shape[2:])))[...] = x.swapaxes(0, 1)
     c_step, n_step, *steps = padded.strides
     windows = np.lib.stride_tricks.as_strided(
         padded, (channels, *k, n, *out),
@@ -313,126 +465,6 @@ def _weight_grad_by_columns(g: np.ndarray, x: np.ndarray, it: _Convolution) -> n
     )  # fmt: skip
     dw = matmul(g.swapaxes(0, 1).reshape(-1, length), windows.reshape(-1, length).T)
     return None if dw is None else dw.reshape(it.w_shape)
-
-
-# -- pooling -----------------------------------------------------------------------------------------------------------
-
-
-def max_pool(
-    x: np.ndarray, k: Ints, out: Ints, stride: Ints, padding: Ints, dilation: Ints
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """(N, C, *in) -> (N, C, *out) and, per output, the number of the kernel offset that won. Only what is finite: oneDNN drops NaN."""
-    if not _fits(x) or math.prod(k) > 255 or not _finite(x):
-        return None
-    call = _pool(c.MAX, x, out, k, stride, padding, dilation)
-    if call is None:
-        return None
-    last = lies_channels_last(x)
-    y, won = (_empty((*x.shape[:2], *out), d, last) for d in (x.dtype, np.uint8))
-    call(_either_order(x), y, won)
-    return y, won
-
-
-def max_pool_grad(
-    g: np.ndarray, won: np.ndarray, x_shape: Ints, k: Ints, stride: Ints, padding: Ints, dilation: Ints
-) -> np.ndarray | None:
-    """(N, C, *out) -> (N, C, *in): each output's gradient goes to the input that won"""
-    if not _fits(g) or won.dtype != np.uint8 or not math.prod(x_shape):
-        return None
-    last = lies_channels_last(won)
-    g, won = _in_order(g, last), _in_order(won, last)
-    call = _pool_grad(c.MAX, x_shape, g, last, k, stride, padding, dilation)
-    if call is None:
-        return None
-    dx = _empty(x_shape, g.dtype, last)
-    call(g, won, dx)
-    return dx
-
-
-def sum_pool(x: np.ndarray, k: Ints, out: Ints, stride: Ints, padding: Ints) -> np.ndarray | None:
-    """(N, C, *in) -> (N, C, *out): the sum of each window, padding counted as zeros"""
-    if not _fits(x):
-        return None
-    call = _pool(c.AVERAGE, x, out, k, stride, padding, (1,) * len(k))
-    if call is None:
-        return None
-    y = _empty((*x.shape[:2], *out), x.dtype, lies_channels_last(x))
-    call(_either_order(x), y)
-    y *= x.dtype.type(math.prod(k))
-    return y
-
-
-def sum_pool_grad(g: np.ndarray, x_shape: Ints, k: Ints, stride: Ints, padding: Ints) -> np.ndarray | None:
-    """(N, C, *out) -> (N, C, *in): the transpose of `sum_pool`"""
-    if not _fits(g) or not math.prod(x_shape):
-        return None
-    last = lies_channels_last(g)
-    call = _pool_grad(c.AVERAGE, x_shape, g, last, k, stride, padding, (1,) * len(k))
-    if call is None:
-        return None
-    dx = _empty(x_shape, g.dtype, last)
-    call(_in_order(g, last), dx)
-    dx *= g.dtype.type(math.prod(k))
-    return dx
-
-
-def _either_order(x: np.ndarray) -> np.ndarray:
-    return x if lies_channels_last(x) else np.ascontiguousarray(x)
-
-
-def _in_order(x: np.ndarray, last: bool) -> np.ndarray:
-    """x, or a copy that lies as is said"""
-    if not last:
-        return np.ascontiguousarray(x)
-    if lies_channels_last(x):
-        return x
-    y = _empty(x.shape, x.dtype, True)
-    y[...] = x
-    return y
-
-
-def _ordered(b: Builder, shape: Ints, dtype: int, last: bool) -> Handle:
-    return b.strided(shape, dtype, _channels_last(shape)) if last else b.packed(shape, dtype)
-
-
-def _pool(
-    algorithm: int, x: np.ndarray, out: Ints, k: Ints, stride: Ints, padding: Ints, dilation: Ints
-) -> Call | None:
-    x_shape, y_shape, dtype, last = x.shape, (*x.shape[:2], *out), _DTYPES[x.dtype], lies_channels_last(x)
-
-    def build(b: Builder) -> Call:
-        xd, yd = _ordered(b, x_shape, dtype, last), _ordered(b, y_shape, dtype, last)
-        windows = _windows(x_shape[2:], k, y_shape[2:], stride, padding, dilation)
-        outputs = {c.DST: yd}
-        if algorithm == c.MAX:
-            outputs[c.WORKSPACE] = _ordered(b, y_shape, c.U8, last)
-        return b.call(b.descriptor("pooling_forward", c.TRAINING, algorithm, xd, yd, *windows), {c.SRC: xd}, outputs)
-
-    return cached(("pool", algorithm, x_shape, y_shape, k, stride, padding, dilation, dtype, last), build)
-
-
-def _pool_grad(
-    algorithm: int, x_shape: Ints, g: np.ndarray, last: bool, k: Ints, stride: Ints, padding: Ints, dilation: Ints
-) -> Call | None:
-    y_shape, dtype = g.shape, _DTYPES[g.dtype]
-
-    def build(b: Builder) -> Call:
-        xd, yd = _ordered(b, x_shape, dtype, last), _ordered(b, y_shape, dtype, last)
-        windows = _windows(x_shape[2:], k, y_shape[2:], stride, padding, dilation)
-        forward = b.descriptor("pooling_forward", c.TRAINING, algorithm, xd, yd, *windows)
-        inputs = {c.DIFF + c.DST: yd}
-        if algorithm == c.MAX:
-            inputs[c.WORKSPACE] = _ordered(b, y_shape, c.U8, last)
-        backward = b.descriptor("pooling_backward", algorithm, xd, yd, *windows, forward)
-        return b.call(backward, inputs, {c.DIFF + c.SRC: xd})
-
-    return cached(("pool_grad", algorithm, x_shape, y_shape, k, stride, padding, dilation, dtype, last), build)
-
-
-def _windows(size: Ints, k: Ints, out: Ints, stride: Ints, padding: Ints, dilation: Ints) -> list[Any]:
-    """Strides, kernel, dilation and both paddings; the right one reaches as far as the last window."""
-    right = [(o - 1) * s + (n - 1) * d + 1 - i - p for o, s, n, d, i, p in zip(out, stride, k, dilation, size, padding)]
-    return [dims(stride), dims(k), dims([d - 1 for d in dilation]), dims(padding), dims(right)]
 
 
 # -- batch normalisation -----------------------------------------------------------------------------------------------
@@ -520,7 +552,7 @@ def _rows(x: np.ndarray) -> tuple[int, int] | None:
 
 def _image(b: Builder, rows: tuple[int, int], dtype: int) -> Handle:
     shape = (1, rows[1], 1, rows[0])
-    return b.strided(shape, dtype, _channels_last(shape))
+    return b.strided(shape, dtype, last_strides(shape))
 
 
 # -- sums --------------------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ UNDEF, BF16, F32, U8 = 0, 2, 3, 6  # dnnl_data_type_t
 CPU, IN_ORDER, ANY = 1, 1, 1  # engine kind, stream flags, format tag
 TRAINING, INFERENCE, BACKWARD = 64, 96, 128  # dnnl_prop_kind_t
 # dnnl_alg_kind_t; of the averages the one that counts padding
-RELU, SQRT, LINEAR, EXP, GELU_TANH, POWER, GELU_ERF = 0x20, 0x25, 0x26, 0x2A, 0x2B, 0x30, 0x31
+RELU, SQRT, LINEAR, LOGISTIC, EXP, GELU_TANH, POWER, GELU_ERF = 0x20, 0x25, 0x26, 0x29, 0x2A, 0x2B, 0x30, 0x31
 MULTIPLY, SUBTRACT, LOG_SOFTMAX = 0x1FFF1, 0x1FFF5, 0x30001
 DIRECT, MAX, AVERAGE, ADD, SOFTMAX = 0x1, 0x1FF, 0x2FF, 0x1FFF0, 0x30000
 USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT = 1, 2, 4  # dnnl_normalization_flags_t
@@ -91,6 +91,7 @@ CHECKED: dict[str, list[Any]] = {
     "dnnl_primitive_execute": [_P, _P, c_int, POINTER(ExecArg)],
     "dnnl_primitive_destroy": [_P],
     "dnnl_primitive_desc_destroy": [_P],
+    "dnnl_primitive_desc_next_impl": [_P],
     "dnnl_primitive_desc_query": [_P, c_int, c_int, _P],
     # descriptors of primitives: (out, engine, what defines it …, [hint], attributes)
     "dnnl_reorder_primitive_desc_create": [_OUT, _P, _P, _P, _P, _P],

@@ -63,12 +63,44 @@ def exp_less(x: np.ndarray, m: np.ndarray) -> np.ndarray | None:
 # -- updates of optimizers -----------------------------------------------------------------------------------------------
 
 
+def _are_alike(*arrays: Any) -> bool:
+    """Whether all are arrays (not NumPy's scalars, which have no memory that could be given away) in C order of one shape, in float32."""
+    return all(
+        type(a) is np.ndarray and a.dtype == np.float32 and a.shape == arrays[0].shape and a.flags.c_contiguous
+        for a in arrays
+    )
+
+
+_PIECE = 1 << 17  # elements that stay in the cache from one pass to the next
+
+
+def momentum(
+    x_: np.ndarray, g: np.ndarray, v_: np.ndarray, lr: float, momentum: float, rate: float, decay: float
+) -> bool:
+    """v ← momentum·v + rate·(g + decay·x), x ← x − lr·v"""
+    if not _are_alike(x_, g, v_):
+        return False
+    calls = {}
+    for n in {min(_PIECE, x_.size), x_.size % _PIECE} - {0}:
+        first = chain((n,), c.MULTIPLY, ONE, ("binary", c.ADD, ALL), ("eltwise", c.LINEAR, rate, 0.0), ("sum", momentum))
+        second = chain((n,), c.MULTIPLY, ONE, ("sum", 1.0))
+        if first is None or second is None:
+            return False
+        calls[n] = first, second
+    x, g, v, decay_, lr_ = x_.reshape(-1), g.reshape(-1), v_.reshape(-1), number(decay), number(-lr)
+    for start in range(0, x.size, _PIECE):
+        piece = slice(start, start + _PIECE)
+        first, second = calls[x[piece].size]
+        first(x[piece], decay_, g[piece], v[piece])
+        second(v[piece], lr_, x[piece])
+    return True
+
+
 def adam(
     x_: np.ndarray, g: np.ndarray, m_: np.ndarray, v_: np.ndarray, size: float, betas: tuple[float, float], eps: float, keep: float
 ) -> bool:  # fmt: skip
     """m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², x ← keep·x − size·m/(√v + eps)"""
-    arrays = (x_, g, m_, v_)
-    if not (keep and all(a.dtype == np.float32 and a.shape == x_.shape and a.flags.c_contiguous for a in arrays)):
+    if not (keep and _are_alike(x_, g, m_, v_)):
         return False
     n, (beta1, beta2) = (x_.size,), betas
     first = chain(n, c.MULTIPLY, ONE, ("sum", beta1))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from ctypes import byref, c_char_p, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -149,13 +150,18 @@ class Builder:
     def bytes(self, operand: Described) -> int:
         return int(self.library.functions["dnnl_memory_desc_get_size"](operand.value))
 
-    def descriptor(self, name: str, *args: Any) -> Handle:
-        """The descriptor of a primitive; args are numbers, arrays of dimensions, and Handles or None for descriptors of operands."""
+    def descriptor(self, name: str, *args: Any, by: str = "") -> Handle:
+        """The descriptor of a primitive; args are numbers, arrays of dimensions, and Handles or None for operands.
+        `by`: the implementation whose name begins so, where there is one; else oneDNN's first choice."""
         values = [a.value if isinstance(a, Handle) else a for a in args]
-        return Handle(
+        made = Handle(
             self.library, "dnnl_primitive_desc", "create", self.library.engine.value, *values, self.attributes.value,
             maker=f"dnnl_{name}_primitive_desc",
         )  # fmt: skip
+        while not self.implementation(made).startswith(by):
+            if self.library.functions["dnnl_primitive_desc_next_impl"](made.value):  # there are no more
+                return self.descriptor(name, *args)
+        return made
 
     def implementation(self, descriptor: Handle) -> str:
         """Its name, e.g. `brgconv:avx512_core`."""
@@ -292,6 +298,12 @@ def packed_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
         strides.append(step)
         step *= n
     return tuple(strides[::-1])
+
+
+def last_strides(shape: Sequence[int]) -> list[int]:
+    """Strides in elements of (N, C, *size) that lies channels-last, as (N, *size, C)."""
+    n, channels, *size = shape
+    return [prod(size) * channels, 1, *(s * channels for s in packed_strides(tuple(size)))]
 
 
 def strides_of(x: np.ndarray) -> tuple[int, ...] | None:

@@ -5,6 +5,9 @@ over all tiles at once (Lavin and Gray 2016, arXiv:1509.09308). The gradient for
 for the weight is Gᵀ[(A g Aᵀ) ⊙ (Bᵀ x B)]G, summed over tiles. oneDNN computes the products, and as convolutions of each channel by
 itself with a column of constants also Aᵀ, A and Bᵀ: one pass for each row of the matrix, over what lies channels-last.
 
+All of it is one program, whose parts are so small that what passes between them stays in the cache: some samples at a time, of their
+tiles one row of six at a time, and of the filters a block.
+
 The points at which the polynomials are evaluated are 0, ±5/8, ±3/2 and ∞: all constants of Aᵀ and Bᵀ are then exact, and the error is
 half of that with the usual 0, ±1, ±2: measured 5 times that of the direct sum (1e-6 of the result's standard deviation, at most 1.2e-5).
 A number that is not finite makes all outputs of its tiles so.
@@ -16,19 +19,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import cast
+from itertools import product
+from typing import Any
 
 import numpy as np
 
 from core.backend.onednn import library as c
-from core.backend.onednn.kernels import Ints, matmul
+from core.backend.onednn.kernels import Ints
 from core.backend.onednn.library import Handle
-from core.backend.onednn.primitives import Builder, Call, cached, dims
+from core.backend.onednn.primitives import Builder, cached, dims
+from core.backend.onednn.program import Operand, Place, Program, packed
 
 _OUT, _TAPS = 4, 3  # outputs of a tile and taps of the filter, along each dimension
 _IN = _OUT + _TAPS - 1
 _POINTS = (0.0, 0.625, -0.625, 1.5, -1.5)  # and ∞
-_PIECE_BYTES, _WEIGHT_BYTES = 8 << 20, 5 << 20  # transformed tiles and weights that stay in the cache
+_BYTES = np.dtype(np.float32).itemsize
+# of a row of transformed tiles and of a block of weights, which stay in the cache; tiles that make up for transforming the weight
+_PIECE_BYTES, _WEIGHT_BYTES, _TILES = 3 << 19, 4 << 20, 256
 _BLOCK = 16  # channels that oneDNN's kernels take at a time
 
 
@@ -48,56 +55,232 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 _A, _G, _B = _matrices()
 
 
+def _two_sided(g: np.ndarray) -> np.ndarray:
+    """(6, 6, 9): by row, what takes a filter, its taps in C order, to G w Gᵀ"""
+    return np.einsum("ia,jb->ijab", g, g).reshape(_IN, _IN, -1).astype(np.float32)
+
+
+_FILTER, _TURNED = _two_sided(_G), _two_sided(_G[:, ::-1])
+
+
 # -- when --------------------------------------------------------------------------------------------------------------
 
 # What an element of the transforms costs, and one of a transformed weight, in floating-point operations of a product (measured).
-_TRANSFORM_COST, _WEIGHT_COST = 100, 90
+_TRANSFORM_COST, _WEIGHT_COST = 75, 55
 
 
 def pays(x_shape: Ints, w_shape: Ints, padding: Ints) -> bool:
     """Whether (N, C, H, W) with a weight (K, C, 3, 3), strides and dilations of 1, is faster so than directly."""
-    n, channels, *size = x_shape
-    k = w_shape[0]
-    if w_shape[2:] != (_TAPS, _TAPS) or max(padding) >= _TAPS or channels % _BLOCK or k % _BLOCK:
+    if not _fits(w_shape, padding):
         return False
-    out = [i + 2 * p - _TAPS + 1 for i, p in zip(size, padding)]
-    tiles = n * math.prod(-(-o // _OUT) for o in out)
-    direct = 2 * _TAPS**2 * n * math.prod(out) * channels * k
+    # the direct way skips what would be multiplied by zeros around the image
+    within = [1 - 2 * p / (_TAPS * o) for p, o in zip(padding, _outputs(x_shape, padding))]
+    return _is_less(x_shape, w_shape, padding, math.prod(within))
+
+
+def pays_for_weight_grad(x_shape: Ints, w_shape: Ints, padding: Ints) -> bool:
+    """The same of the gradient for the weight."""
+    return _fits(w_shape, padding) and _is_less(x_shape, w_shape, padding, 1)
+
+
+def _fits(w_shape: Ints, padding: Ints) -> bool:
+    k, channels, *size = w_shape
+    return size == [_TAPS, _TAPS] and max(padding) < _TAPS and channels % _BLOCK == k % _BLOCK == 0
+
+
+def _is_less(x_shape: Ints, w_shape: Ints, padding: Ints, within: float) -> bool:
+    """Whether it is less work, where of the direct products so many are computed."""
+    n, k, channels, out = x_shape[0], *w_shape[:2], _outputs(x_shape, padding)
+    tiles = n * math.prod(_count(out))
+    direct = 2 * _TAPS**2 * n * math.prod(out) * channels * k * within
     products = 2 * _IN**2 * tiles * channels * k
     around = _IN**2 * (_TRANSFORM_COST * tiles * (channels + k) + _WEIGHT_COST * channels * k)
     return products + around < 0.8 * direct
 
 
-# -- transforms --------------------------------------------------------------------------------------------------------
+def _outputs(x_shape: Ints, padding: Ints) -> list[int]:
+    return [i + 2 * p - _TAPS + 1 for i, p in zip(x_shape[2:], padding)]
 
 
-class _Row(Call):
-    """One row of constants for every channel by itself, as a convolution with one filter, (N, H, W, C) -> (N, out, W, C), for axis 2
+# -- the three products ------------------------------------------------------------------------------------------------
+
+
+def conv(x: np.ndarray, w: np.ndarray, padding: Ints, y: np.ndarray) -> bool:
+    """(N, H, W, C), (K, C, 3, 3) -> y, (N, *out, K); whether it could be computed"""
+    return _filter(x, w, False, padding, y)
+
+
+def conv_input_grad(g: np.ndarray, w: np.ndarray, padding: Ints, dx: np.ndarray) -> bool:
+    """(N, *out, K), (K, C, 3, 3) -> dx, (N, H, W, C); whether it could be computed"""
+    return _filter(g, w, True, tuple(_TAPS - 1 - p for p in padding), dx)
+
+
+def conv_weight_grad(g: np.ndarray, x: np.ndarray, padding: Ints) -> np.ndarray | None:
+    """(N, *out, K), (N, H, W, C) -> (K, C, 3, 3)"""
+    k, channels, parts = g.shape[3], x.shape[3], list(_pieces(g.shape, x.shape[3]))
+    sums = np.empty((_TAPS**2, k, channels) if len(parts) > 1 else 0, np.float32)
+    dw = np.empty((k, channels, _TAPS, _TAPS), np.float32)
+    for part in parts:
+        own = (g[part].shape, x[part].shape, padding, part.start > 0, part.stop == len(g))
+        call = cached(("winograd_weight_grad", *own), partial(_weight_grad, *own))
+        if call is None:
+            return None
+        call(g[part], x[part], sums, dw)
+    return dw
+
+
+def _filter(x: np.ndarray, w: np.ndarray, turned: bool, padding: Ints, y: np.ndarray) -> bool:
+    """x (N, H, W, C), w (K, C, 3, 3) -> y (N, *out, K); `turned`: C and K change roles, and the filters are turned round"""
+    for part in _pieces(y.shape, x.shape[3]):
+        own = (x[part].shape, y[part].shape, turned, padding)
+        call = cached(("winograd", *own), partial(_filtered, *own))
+        if call is None:
+            return False
+        call(x[part], w, y[part])
+    return True
+
+
+def _count(size: Sequence[int]) -> Ints:
+    """How many tiles cover so many outputs"""
+    return tuple(-(-n // _OUT) for n in size)
+
+
+def _pieces(y: Ints, channels: int) -> Iterator[slice]:
+    """Samples of (N, *out, K) that are computed together"""
+    n, *size, k = y
+    tiles = math.prod(_count(size))
+    most = max(_PIECE_BYTES // (_IN * tiles * (channels + k) * _BYTES), -(-_TILES // tiles))
+    parts = -(-n // most)
+    ends = [n * i // parts for i in range(parts + 1)]
+    return (slice(*ends[i : i + 2]) for i in range(parts))
+
+
+def _blocks(filters: int, channels: int) -> list[slice]:
+    """Filters whose weights are transformed together"""
+    width = max(_BLOCK, _WEIGHT_BYTES // ((_IN + _TAPS**2) * _BYTES * channels) // _BLOCK * _BLOCK)
+    return [slice(i, min(i + width, filters)) for i in range(0, filters, width)]
+
+
+# -- programs ------------------------------------------------------------------------------------------------------------
+
+
+def _filtered(x: Ints, y: Ints, turned: bool, padding: Ints, b: Builder) -> Program:
+    """The program of `_filter`, of x, w and y"""
+    p, (n, *size, k), channels = Program(b), y, x[3]
+    tiles, blocks = _count(size), _blocks(k, channels)
+    count, widest = n * math.prod(tiles), blocks[0].stop
+    v = _slots(p, len(blocks), _IN, count, channels)
+    t = p.buffer(n, tiles[0], x[2], channels)
+    taps, u = p.buffer(_TAPS**2, channels, widest), p.buffer(_IN, channels, widest)
+    m, s, rows = p.buffer(_IN, count, widest), p.buffer(_OUT, _IN, count, widest), p.buffer(_OUT, count, widest)
+    # (K, C, 9), or turned (C, K, 9), seen as (9, C, K)
+    steps = (1, _TAPS**2 * k, _TAPS**2) if turned else (1, _TAPS**2, _TAPS**2 * channels)
+    for block in blocks:
+        width = block.stop - block.start
+        w = Operand(Place(1).at(block.start, steps[2]), (_TAPS**2, channels, width), steps)
+        p.reorder(w, packed(taps, *w.shape))
+        for i in range(_IN):
+            if block.start == 0:
+                _tile(p, Place(0), x, _B, i, padding, tiles, t, v[i])
+            way, seen = _some((_TURNED if turned else _FILTER)[i])
+            own = packed(taps.at(seen.start, channels * width), len(seen), channels * width)
+            p.product(p.constant(way), own, packed(u, _IN, channels * width))
+            p.product(packed(v[i], _IN, count, channels), packed(u, _IN, channels, width), packed(m, _IN, count, width))
+            _combine(p, m, (1, _IN, count, width), _A, [s.at(j * _IN + i, count * width) for j in range(_OUT)])
+        for i in range(_OUT):
+            _combine(p, s, (_OUT, _IN, count, width), _A[i : i + 1], [rows])
+            _put(p, rows, y, i, block)
+    return p.done()
+
+
+def _weight_grad(g: Ints, x: Ints, padding: Ints, more: bool, last: bool, b: Builder) -> Program:
+    """The program of `conv_weight_grad`, of g, x, the sums (9, K, C), to which `more` are added, and dw, which the last one writes. One
+    that is the first and the last has sums of its own."""
+    p, (n, *size, k), channels = Program(b), g, x[3]
+    tiles, blocks = _count(size), _blocks(k, channels)
+    count, widest = n * math.prod(tiles), blocks[0].stop
+    v, z = (_slots(p, len(blocks), _IN, count, both) for both in (channels, k))
+    t = p.buffer(n, tiles[0], max(x[2] * channels, g[2] * k))
+    m = p.buffer(_IN, widest, channels)
+    own = None if more or not last else p.buffer(_TAPS**2, widest, channels)
+    for block in blocks:
+        width = block.stop - block.start
+        many = width * channels
+        at, apart = (Place(2).at(block.start, channels), k * channels) if own is None else (own, many)
+        for i in _ORDER:
+            if block.start == 0:
+                _tile(p, Place(1), x, _B, i, padding, tiles, t, v[i])
+                _tile(p, Place(0), g, _A.T, i, (0, 0), tiles, t, z[i])
+            rows = Operand(z[i].at(block.start), (_IN, width, count), (count * k, 1, k))
+            p.product(rows, packed(v[i], _IN, count, channels), packed(m, _IN, width, channels))
+            way, seen = _some(_FILTER[i])
+            sums = Operand(at.at(seen.start, apart), (len(seen), many), (apart, 1))
+            p.product(p.constant(way.T), packed(m, _IN, many), sums, adds=more or i != _ORDER[0])
+        if last:
+            dw = Place(3).at(block.start, channels, _TAPS**2)
+            p.reorder(Operand(at, (_TAPS**2, many), (apart, 1)), Operand(dw, (_TAPS**2, many), (1, _TAPS**2)))
+    return p.done()
+
+
+_ORDER = (*range(1, _IN), 0)  # of rows whose sums are added: the first one takes but some of the taps
+
+
+def _some(way: np.ndarray) -> tuple[np.ndarray, range]:
+    """Those columns of (6, 9) that are not zero, and which they are"""
+    seen = np.flatnonzero(way.any(axis=0))
+    used = range(int(seen[0]), int(seen[-1]) + 1)
+    return way[:, used.start : used.stop], used
+
+
+def _slots(p: Program, blocks: int, *shape: int) -> list[Place]:
+    """Where each row of transformed tiles lies: in one place, one after the other, if there is but one block that wants them"""
+    return [p.buffer(*shape) for _ in range(_IN)] if blocks > 1 else [p.buffer(*shape)] * _IN
+
+
+def _tile(
+    p: Program, x: Place, shape: Ints, matrix: np.ndarray, i: int, padding: Ints, tiles: Ints, t: Place, v: Place
+) -> None:
+    """(N, H, W, C) -> (rows, N, *tiles, C): row i of the matrix along H, by t, and the whole matrix along W"""
+    n, _, width, channels = shape
+    _combine(p, x, shape, matrix[i : i + 1], [t], 1, _OUT, padding[0], tiles[0])
+    size = n * math.prod(tiles) * channels
+    inner = (n, tiles[0], width, channels)
+    _combine(p, t, inner, matrix, [v.at(j, size) for j in range(len(matrix))], 2, _OUT, padding[1], tiles[1])
+
+
+def _combine(
+    p: Program, x: Place, shape: Ints, matrix: np.ndarray, ys: list[Place], axis: int = 1, step: int = 1, before: int = 0, out: int = 1
+) -> None:  # fmt: skip
+    """Each row of the matrix for every channel by itself, as a convolution with one filter, (N, H, W, C) -> (N, out, W, C), for axis 2
     (N, H, out, C): its sum with the places that lie from every `step`-th one on, first `before` places before the image. Zeros, which lie
     around the image, and those of the row are not multiplied."""
-
-    def __init__(self, b: Builder, shape: Ints, row: np.ndarray, axis: int, step: int, before: int, out: int):
-        n, *size, channels = shape
+    n, *size, channels = shape
+    for y, row in zip(ys, matrix):
         used = _used(row, before) if step > 1 else slice(0, None, 1)  # oneDNN has no filter that skips places otherwise
-        row, apart, before = row[used], used.step, before - used.start
-        after = (out - 1) * step + (len(row) - 1) * apart + 1 - before - shape[axis]
+        row, apart, first = row[used], used.step, before - used.start
+        after = (out - 1) * step + (len(row) - 1) * apart + 1 - first - shape[axis]
 
-        def along(value: int, else_: int) -> list[int]:
+        def along(value: int, else_: int, axis: int = axis) -> list[int]:
             return [value, else_] if axis == 1 else [else_, value]
 
-        def images(height: int, width: int) -> Handle:
-            strides = (height * width * channels, 1, width * channels, channels)
-            return b.strided((n, channels, height, width), c.F32, strides)
+        source, target = _images(x, n, channels, *size), _images(y, n, channels, *along(out, size[2 - axis]))
+        w_shape = (channels, 1, 1, *along(len(row), 1))
+        places = [dims(a) for a in (along(step, 1), along(apart - 1, 0), along(first, 0), along(after, 0))]
 
-        x, y, w_shape = images(*size), images(*along(out, size[2 - axis])), (channels, 1, 1, *along(len(row), 1))
-        places = [dims(v) for v in (along(step, 1), along(apart - 1, 0), along(before, 0), along(after, 0))]
-        d = b.descriptor("convolution_forward", c.TRAINING, c.DIRECT, x, b.any(w_shape, c.F32), None, y, *places)
-        inside = b.wanted(d, c.WEIGHTS)
-        super().__init__(b, d, {c.SRC: x, c.WEIGHTS: inside}, {c.DST: y})
-        plain = b.packed(w_shape, c.F32)
-        self.constants = np.empty(b.bytes(inside), np.uint8)
-        pack = Call(b, b.reorder(plain.value, inside.value), {c.SRC: plain}, {c.DST: inside})
-        pack(np.tile(row.astype(np.float32), channels), self.constants)
+        def make(places: list[Any] = places, w_shape: Ints = w_shape, ends: Any = (source, target)) -> Handle:
+            xd, yd = map(p.described, ends)
+            w = p.builder.any(w_shape, c.F32)
+            return p.builder.descriptor("convolution_forward", c.TRAINING, c.DIRECT, xd, w, None, yd, *places)
+
+        key = ("combine", shape, row.tobytes(), axis, step, apart, first, after)
+        filters = np.tile(row.astype(np.float32), channels)
+        p.add(key, make, {c.SRC: source, c.DST: target}, (filters, w_shape))
+
+
+def _images(place: Place, n: int, channels: int, height: int, width: int) -> Operand:
+    """(N, H, W, C) as oneDNN names it"""
+    strides = (height * width * channels, 1, width * channels, channels)
+    return Operand(place, (n, channels, height, width), strides)
 
 
 def _used(row: np.ndarray, before: int) -> slice:
@@ -107,120 +290,21 @@ def _used(row: np.ndarray, before: int) -> slice:
     return slice(first, int(places[-1]) + 1, int(np.gcd.reduce(places - first)) or 1)
 
 
-def _combine(
-    x: np.ndarray, matrix: np.ndarray, axis: int = 1, step: int = 1, before: int = 0, out: int = 1
-) -> np.ndarray | None:
-    """(N, H, W, C) -> (rows, N, out, W, C), for axis 2 (rows, N, H, out, C): each row of the matrix as a `_Row`"""
-    size = list(x.shape)
-    size[axis] = out
-    y = np.empty((len(matrix), *size), np.float32)
-    for i, row in enumerate(matrix):
-        key = ("winograd", x.shape, matrix.shape, i, axis, step, before, out)
-        make = partial(_Row, shape=x.shape, row=row, axis=axis, step=step, before=before, out=out)
-        call = cached(key, make)
-        if call is None:
-            return None
-        call(x, cast(_Row, call).constants, y[i])
-    return y
-
-
-def _tiles(x: np.ndarray, matrix: np.ndarray, step: int, padding: Ints, tiles: Ints) -> np.ndarray | None:
-    """(N, H, W, C) -> (36, N·tiles, C): the matrix, from both sides, on every tile"""
-    rows, channels = len(matrix), x.shape[3]
-    t = _combine(x, matrix, 1, step, padding[0], tiles[0])
-    if t is not None:
-        t = _combine(t.reshape(-1, *t.shape[2:]), matrix, 2, step, padding[1], tiles[1])
-    return None if t is None else t.reshape(rows * rows, -1, channels)
-
-
-def _outputs(m: np.ndarray, y: np.ndarray, tiles: Ints) -> bool:
-    """Aᵀ, from both sides, on (36, N·tiles, K), written to (N, H, W, K); whether there is a primitive for it."""
-    k = m.shape[2]
-    s = _combine(m.reshape(1, _IN, -1, k), _A)
-    if s is not None:
-        s = _combine(s.reshape(_OUT, _IN, -1, k), _A)
-    if s is None:
-        return False
-    s = s.reshape(_OUT, _OUT, len(y), *tiles, k)
-    for i in range(_OUT):
-        for j in range(_OUT):
-            place = y[:, i::_OUT, j::_OUT]  # tiles may reach beyond the image
-            place[...] = s[i, j, :, : place.shape[1], : place.shape[2]]
-    return True
-
-
-def _two_sided(g: np.ndarray) -> np.ndarray:
-    """(36, 9): what takes a filter, its taps in C order, to G w Gᵀ, in the order of `_tiles`"""
-    return np.einsum("ia,jb->jiab", g, g).reshape(_IN * _IN, -1).astype(np.float32)
-
-
-_FILTER, _TURNED = _two_sided(_G), _two_sided(_G[:, ::-1])
-
-
-# -- the three products ------------------------------------------------------------------------------------------------
-
-
-def conv(x: np.ndarray, w: np.ndarray, padding: Ints, y: np.ndarray) -> bool:
-    """(N, H, W, C), (K, C, 3, 3) -> y, (N, *out, K); whether it could be computed"""
-    return _filter(x, w, _FILTER, padding, y)
-
-
-def conv_input_grad(g: np.ndarray, w: np.ndarray, padding: Ints, dx: np.ndarray) -> bool:
-    """(N, *out, K), (K, C, 3, 3) -> dx, (N, H, W, C); whether it could be computed"""
-    return _filter(g, w, _TURNED, tuple(_TAPS - 1 - p for p in padding), dx)
-
-
-def conv_weight_grad(g: np.ndarray, x: np.ndarray, padding: Ints) -> np.ndarray | None:
-    """(N, *out, K), (N, H, W, C) -> (K, C, 3, 3)"""
-    (n, *size, k), channels = g.shape, x.shape[3]
-    tiles, dw = _count(size), np.zeros((k, channels * _TAPS**2), np.float32)
-    for part in _pieces(n, tiles, channels, k):
-        v, z = _tiles(x[part], _B, _OUT, padding, tiles), _tiles(g[part], _A.T, _OUT, (0, 0), tiles)
-        if v is None or z is None:
-            return None
-        for filters in _blocks(k, channels):
-            m = matmul(z[..., filters].swapaxes(1, 2), v)
-            turned = None if m is None else matmul(m.reshape(_IN * _IN, -1).T, _FILTER)
-            if turned is None:
-                return None
-            dw[filters] += turned.reshape(-1, channels * _TAPS**2)
-    return dw.reshape(k, channels, _TAPS, _TAPS)
-
-
-def _filter(x: np.ndarray, w: np.ndarray, way: np.ndarray, padding: Ints, y: np.ndarray) -> bool:
-    """x (N, H, W, C), w (K, C, 3, 3) -> y (N, *out, K); for `_TURNED` C and K change roles"""
-    tiles, channels, filters = _count(y.shape[1:3]), x.shape[3], y.shape[3]
-    for part in _pieces(len(x), tiles, channels, filters):
-        v = _tiles(x[part], _B, _OUT, padding, tiles)
-        if v is None:
-            return False
-        for block in _blocks(filters, channels):
-            some = w[block] if way is _FILTER else w[:, block]
-            u = matmul(way, some.reshape(-1, _TAPS**2).T)
-            if u is None:
-                return False
-            u = u.reshape(_IN * _IN, *some.shape[:2])
-            m = matmul(v, u.swapaxes(1, 2) if way is _FILTER else u)
-            if m is None or not _outputs(m, y[part, ..., block], tiles):
-                return False
-    return True
-
-
-def _count(size: Sequence[int]) -> Ints:
-    """How many tiles cover so many outputs"""
-    return tuple(-(-n // _OUT) for n in size)
-
-
-def _pieces(n: int, tiles: Ints, channels: int, filters: int) -> Iterator[slice]:
-    """Samples that are transformed together: so few that they stay in the cache, but no fewer than make up for a large weight"""
-    row = _IN * _IN * np.dtype(np.float32).itemsize * (channels + filters)
-    room = max(_PIECE_BYTES, row * min(channels, filters))
-    parts = min(n, -(-n * math.prod(tiles) * row // room))
-    ends = [n * i // parts for i in range(parts + 1)]
-    return (slice(*ends[i : i + 2]) for i in range(parts))
-
-
-def _blocks(filters: int, channels: int) -> Iterator[slice]:
-    """Filters whose weights are transformed together"""
-    width = max(_BLOCK, _WEIGHT_BYTES // (_IN * _IN * 4 * channels) // _BLOCK * _BLOCK)
-    return (slice(i, i + width) for i in range(0, filters, width))
+def _put(p: Program, rows: Place, y: Ints, i: int, block: slice) -> None:
+    """Rows of outputs, (4, N, *tiles, width) -> every fourth row of y, (N, *out, K), from i on: those that are within the image"""
+    n, height, width, k = y
+    down, across = _count(y[1:3])
+    filters = block.stop - block.start
+    tall, wide = height - _OUT * (down - 1), width - _OUT * (across - 1)  # what of the last tiles is within the image
+    # by themselves those of the last tiles that are not whole: oneDNN takes what reaches beyond the image for overlapping samples
+    sides = [range(down)] if tall == _OUT else [range(down - 1), range(down - 1, down if i < tall else down - 1)]
+    for rows_seen, (columns, seen) in product(sides, [(range(wide), across), (range(wide, _OUT), across - 1)]):
+        shape = (len(columns), n, len(rows_seen), seen, filters)
+        if not math.prod(shape):
+            continue
+        tile = across * filters
+        source = (n * down * tile, down * tile, tile, filters, 1)
+        target = (k, height * width * k, _OUT * width * k, _OUT * k, 1)
+        x = Operand(rows.at(columns.start, source[0]).at(rows_seen.start, tile), shape, source)
+        place = Place(2).at((_OUT * rows_seen.start + i) * width + columns.start, k).at(block.start)
+        p.reorder(x, Operand(place, shape, target))

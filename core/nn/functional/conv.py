@@ -14,8 +14,9 @@ __all__ = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
 
 
 def _conv(
-    input: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int, n: int
+    input: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int, n: int, op: Any = _nn.conv
 ) -> Tensor:
+    """By `conv`, or another op that is called as it is."""
     where = f"conv{n}d"
     stride, dilation = tuple_of(stride, n, where), tuple_of(dilation, n, where)
     if isinstance(padding, str):
@@ -24,7 +25,7 @@ def _conv(
         padding = tuple_of(padding, n, where)
     single = input.ndim == n + 1
     x = _shape.unsqueeze(input, dim=0) if single else input
-    y = _nn.conv(x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    y = op(x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
     return _shape.squeeze(y, dim=0) if single else y
 
 

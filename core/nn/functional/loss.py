@@ -31,6 +31,8 @@ __all__ = [
     "triplet_margin_loss", "triplet_margin_with_distance_loss",
 ]  # fmt: skip
 
+_PRECISE = (np.dtype(np.float32), np.dtype(np.float64))  # dtypes in which a sum needs no wider one
+
 
 def _same_shape(input: Tensor, target: Tensor, where: str) -> None:
     """torch only warns here; a loss between shapes that differ is almost always a mistake, but it broadcasts, so it is
@@ -73,6 +75,9 @@ def mse_loss(
     """(x − y)², times `weight`; the mean is then over the sum of the weights"""
     _same_shape(input, target, "mse_loss")
     reduction = reduction_of(size_average, reduce, reduction)
+    x, y = input._a, target._a
+    if weight is None and x.dtype is y.dtype in _PRECISE and x.shape == y.shape and x.size and reduction in ("mean", "sum"):
+        return _loss.squared_error(input, target, mean=reduction == "mean")
     return _weighted(_pw.square(input - target), weight, reduction, "mse_loss")
 
 

@@ -7,9 +7,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from core import backend
 from core._tensor import Tensor
 from core.errors import ArgumentError, RangeError
+from core.nn.modules import chains
 from core.nn.modules.module import Module
 from core.nn.parameter import Parameter
 
@@ -111,13 +111,7 @@ class Sequential(_Numbered):
         return self.extend(list(self) * (times - 1))
 
     def forward(self, input: Any) -> Any:
-        if "cuda" in backend._open:  # the only backend that computes neighbours as one
-            from core.nn.modules import chains
-
-            return chains.sequence(self._modules.values(), input)
-        for module in self._modules.values():
-            input = module(input)
-        return input
+        return chains.sequence(self._modules.values(), input)
 
 
 class ModuleList(_Numbered):

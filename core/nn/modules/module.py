@@ -38,6 +38,10 @@ class _Everywhere:
         self._registration_hooks: dict[int, Any] = {}
         self.__dict__.update({name: {} for name in _HOOKS})
 
+    def calls(self) -> bool:
+        """Whether there is one now that a call of a module runs."""
+        return self.active and any(getattr(self, name) for name in _HOOKS[:4])
+
 
 _everywhere = _Everywhere()
 
@@ -184,11 +188,10 @@ class Module:
 
     def __getattr__(self, name: str) -> Any:
         fields = self.__dict__
-        for room in ("_parameters", "_buffers", "_modules"):
-            found = fields.get(room)
-            if found is not None and name in found:
-                return found[name]
-        if "_modules" not in fields and name in ("_modules", "_parameters", "_buffers"):
+        if "_modules" in fields:  # the last to be made
+            if name in (room := fields["_parameters"]) or name in (room := fields["_buffers"]) or name in (room := fields["_modules"]):
+                return room[name]
+        elif name in ("_modules", "_parameters", "_buffers"):
             raise AttributeError(
                 f"{type(self).__name__}: call super().__init__() before assigning or using parameters and modules"
             )

@@ -2,8 +2,9 @@
 
     python -m tests.bench.distributed [--ranks 2] [--peer-python PATH] [--rounds 3] [--only REGEX]
 
-One thread a process. Ours alone, ours together and the peer together run in turn, whole jobs each. `efficiency` is our time alone by our
-time together: each process has the batch of the row, so 1 is perfect; processes that share a memory bus do not get there.
+One thread a process. Ours alone, ours apart, ours together and the peer together run in turn, whole jobs each. `apart`: as many
+processes side by side that exchange nothing. `efficiency` is our time alone by our time together: each process has the batch of the
+row, so 1 is perfect; what processes lose that share caches, a memory bus and a clock shows in `apart`. `of apart` is that by together.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ ROWS = ("MLP 784", "ResNet-18", "GPT 4")
 SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-def ours(ranks: int, row: str) -> float:
+def ours(ranks: int, row: str, how: str = "together") -> float:
     """Seconds of a step of a job of ours."""
     command = [sys.executable, "-m", "launch", "-n", str(ranks), "-m", "tests.bench.rank"]
     done = subprocess.run(
-        [*command, "core", row],
+        [*command, "core", row, how],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, **SINGLE}, timeout=LIMIT_S,
     )  # fmt: skip
     assert not done.returncode, done.stderr
@@ -62,21 +63,24 @@ def main() -> None:
     args = parser.parse_args()
     peer = f"torch {version(args.peer_python, 'torch')}, Gloo" if args.peer_python else "no peer"
     print(f"{chip()}, {args.ranks} processes of one thread, {args.rounds} rounds; peer: {peer}\n")
-    print("| step | alone | together | efficiency | peer | peer / ours |\n|---|---|---|---|---|---|", flush=True)
+    print("| step | alone | apart | together | efficiency | of apart | peer | peer / ours |\n|---|---|---|---|---|---|---|---|", flush=True)
     ratios = []
     for name in (n for n in rows.TRAIN if n.startswith(ROWS) and re.search(args.only, n)):
         found: list[tuple[Any, ...]] = []
         for _ in range(args.rounds):
             peers = theirs(args.peer_python, args.ranks, name) if args.peer_python else float("nan")
-            found.append((ours(1, name), ours(args.ranks, name), peers))
-        alone, together, peers = (statistics.median(column) for column in zip(*found))
-        efficiency = statistics.median(a / t for a, t, _ in found)
-        ratios.append(statistics.median(p / t for _, t, p in found))
+            found.append((ours(1, name), ours(args.ranks, name, "apart"), ours(args.ranks, name), peers))
+        alone, apart, together, peers = (statistics.median(column) for column in zip(*found))
+        efficiency = statistics.median(a / t for a, _, t, _ in found)
+        bound = statistics.median(a / t for _, a, t, _ in found)
+        ratios.append(statistics.median(p / t for _, _, t, p in found))
         cells = [
             name,
             _duration(alone),
+            _duration(apart),
             _duration(together),
             f"{efficiency:.2f}",
+            f"{bound:.2f}",
             _duration(peers),
             f"**{ratios[-1]:.2f}**",
         ]

@@ -1,4 +1,5 @@
-"""One process of a job on one engine: `python -m tests.bench.rank ENGINE ROW`, started by a launcher; rank 0 prints the seconds of a step.
+"""One process of a job on one engine: `python -m tests.bench.rank ENGINE ROW [apart]`, started by a launcher; rank 0 prints the seconds of
+a step. `apart`: the processes train models of their own, side by side.
 
 It runs under the peer's Python, too, so it imports nothing of ours but the rows.
 """
@@ -15,7 +16,7 @@ from tests.bench import rows
 WARM, MEASURED_S, BLOCKS = 5, 2.0, 10  # steps; seconds of measuring, in so many blocks
 
 
-def main(engine: str, row: str) -> None:
+def main(engine: str, row: str, how: str = "together") -> None:
     """The median over blocks is printed."""
     if engine == "core":
         import core as torch
@@ -29,7 +30,9 @@ def main(engine: str, row: str) -> None:
     dist.init_process_group("gloo")
     torch.manual_seed(dist.get_rank())
     work = rows.TRAIN[row](torch)
-    step = work._replace(model=DistributedDataParallel(work.model)).training(torch, "float32")
+    if how == "together":
+        work = work._replace(model=DistributedDataParallel(work.model))
+    step = work.training(torch, "float32")
     for _ in range(WARM):
         step()
     dist.barrier()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from core import dtypes
+from core.backend import threads as threads_of
 from core.backend.base import Backend
 from core.backend.cpu import CPUBackend
 from core.backend.onednn import attention, kernels, library, steps
@@ -183,7 +184,7 @@ def test_attention_carries_what_is_not_finite(bad):
 
 # -- recurrence ----------------------------------------------------------------------------------------------------------
 
-SIZES = {"even": (16,) * 6, "packed": (16, 16, 16, 11, 11, 3)}
+SIZES = {"even": (16,) * 17, "packed": (16, 16, 16, 11, 11, 3)}
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -209,6 +210,53 @@ def test_recurrence(kind, gates, relu, sizes, reverse):
         mine = getattr(CPU, kind + "_grad")(*gs, *saved, *options, want_dx)
         assert (mine[0] is not None) == want_dx
         close(mine, getattr(PLAIN, kind + "_grad")(*gs, *saved, *options, want_dx), 5e-5)
+
+
+@needs_library
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_lstm_in_chunks(reverse, biased, threads):
+    t, n, i, h = 40, 5, 24, 16
+    x, w, u = drawn(t * n, i), drawn(4 * h, i, seed=1) * 0.2, drawn(4 * h, h, seed=2) * 0.2
+    b, c = (drawn(4 * h, seed=3), drawn(4 * h, seed=4)) if biased else (None, None)
+    state, cell, sizes = drawn(n, h, seed=5), drawn(n, h, seed=6), (n,) * t
+    gs = [drawn(t * n, h, seed=7), drawn(n, h, seed=8), drawn(n, h, seed=9)]
+
+    def run(be):
+        found = be.lstm(x, state, cell, w, u, b, c, None, sizes, reverse, True)
+        grads = [be.lstm_grad(*gs, x, w, u, None, *found[3:], sizes, reverse, True) for _ in range(2)]
+        assert be.lstm_grad(*gs, x, w, u, None, *found[3:], sizes, reverse, False)[0] is None
+        assert all(a is z is None or np.array_equal(a, z) for a, z in zip(*grads))
+        return found, grads[0]
+
+    before = threads_of.get_num_threads()
+    try:
+        threads_of.set_num_threads(1)
+        (once, once_back), (plain, plain_back) = run(CPU), run(PLAIN)
+        threads_of.set_num_threads(threads)
+        found, back = run(CPU)
+    finally:
+        threads_of.set_num_threads(before)
+    assert found[3].dtype == np.uint8
+    close(found[:3], plain[:3])
+    close(back[:-1], plain_back[:-1], 5e-5)
+    assert back[-1] is None
+    assert all(np.array_equal(a, z) for a, z in zip((*found[:3], *back[:-1]), (*once[:3], *once_back[:-1])))
+
+
+@needs_library
+@pytest.mark.parametrize(
+    "sizes, h, by_primitive",
+    [
+        ((5,) * 16, 16, (True, True)), ((5,) * 17, 16, (False, False)), ((5,) * 3, 16, (False, False)),
+        ((5, 5, 5, 4), 16, (False, False)), ((5,) * 4, 256, (False, True)), ((5,) * 4, 512, (False, False)),
+    ],
+)  # fmt: skip
+def test_which_lstm_is_computed_in_chunks(sizes, h, by_primitive):
+    x, w, u = drawn(sum(sizes), 8), drawn(4 * h, 8, seed=1), drawn(4 * h, h, seed=2)
+    args = (x, drawn(5, h), drawn(5, h), w, u, None, None, None, sizes, False)
+    assert tuple(CPU.lstm(*args, want_dx)[3].dtype == np.uint8 for want_dx in (False, True)) == by_primitive
 
 
 @needs_library

@@ -215,6 +215,17 @@ NEIGHBOURS = {
     "conv relu pool": (lambda: [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2)], (2, 3, 10, 10), "Relu"),
     "pools that overlap": (lambda: [nn.Conv1d(3, 4, 3), nn.ReLU(inplace=True), nn.MaxPool1d(3, 2, 1)], (2, 3, 9), "Relu"),
     "norm relu pool": (lambda: [nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2)], (2, 3, 6, 6), "Relu"),
+    "norm relu": (lambda: [nn.BatchNorm2d(3), nn.ReLU()], (2, 3, 6, 6), "StandardizeRelu"),
+    "rows norm relu": (lambda: [nn.BatchNorm1d(40), nn.ReLU(inplace=True)], (300, 40), "StandardizeRelu"),
+    "conv norm relu": (lambda: [nn.Conv2d(3, 24, 3), nn.BatchNorm2d(24), nn.ReLU()], (4, 3, 17, 17), "StandardizeRelu"),
+    "bare norm relu": (lambda: [nn.BatchNorm1d(40, affine=False), nn.ReLU()], (30, 40), "StandardizeRelu"),
+    "norm of each batch": (
+        lambda: [nn.BatchNorm2d(3, track_running_stats=False).eval(), nn.ReLU()],
+        (2, 3, 6, 6),
+        "StandardizeRelu",
+    ),
+    "norm relu by running moments": (lambda: [nn.BatchNorm2d(3).eval(), nn.ReLU()], (2, 3, 6, 6), "Relu"),
+    "norm gelu": (lambda: [nn.BatchNorm2d(3), nn.GELU()], (2, 3, 6, 6), "Gelu"),
     "relu pool": (lambda: [nn.ReLU(), nn.MaxPool2d(2)], (2, 3, 6, 6), "MaxPool"),
 }
 
@@ -233,7 +244,7 @@ def test_neighbours_compute_what_they_compute_alone(name: str) -> None:
         x = core.randn(*shape, requires_grad=True)
         y = model(x)
         y.backward(core.randn(*y.shape))
-        found.append([y, x.grad, *(p.grad for p in model.parameters())])
+        found.append([y, x.grad, *(p.grad for p in model.parameters()), *model.buffers()])
     for a, b in zip(*found, strict=True):
         np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
     assert found[0][0].grad_fn.name() == f"{last}Backward0"

@@ -158,6 +158,7 @@ def row_rows() -> Iterator[tuple[str, Row]]:
         rstd = 1 / np.sqrt(var + np.float32(1e-5))
         name = "x".join(map(str, shape))
         yield f"moments-{name}", ("moments", (x,), (axes,))
+        yield f"normalize-{name}", ("normalize", (x, w, b), (axes, 1e-5))
         yield f"standardize-{name}", ("standardize", (x, w, b), (mean, rstd, axes))
         yield f"standardize_grad-{name}", ("standardize_grad", (g, x, w, b), (mean, rstd, axes))
 
@@ -283,7 +284,8 @@ def test_arrays_may_lie_as_they_like(layout: str) -> None:
 
 
 # what oneDNN leaves to the plain kernels is not its business: moments are float32 in any case, softmax along dimension 0 is NumPy's
-HALF = [n for n in ROWS if not n.startswith(("max_pool", "standardize", "moments")) and not n.endswith("70x66")]
+_OTHERS = ("max_pool", "standardize", "moments", "normalize")
+HALF = [n for n in ROWS if not n.startswith(_OTHERS) and not n.endswith("70x66")]
 
 
 @needs_library
@@ -350,6 +352,11 @@ def test_values_that_are_not_finite() -> None:
             CPU.conv_relu(huge, signs, None, *places), CPU.relu(CPU.conv(huge, signs, None, *places))
         )
     assert np.isnan(y[0, :, 0, 0]).all() and np.isfinite(y[0, :, 3:]).all()
+    x, w, places = drawn(64, 1, 28, 28), drawn(6, 1, 5, 5), ((1, 1), (2, 2), (1, 1), 1)
+    assert columns.together(64, w.shape, (28, 28), (1, 1)) > 1
+    x[3, 0, 10, 10] = np.inf
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(*(np.isfinite(be.conv(x, w, None, *places)) for be in (CPU, PLAIN)))
     masked = np.where(np.tri(80, dtype=bool), drawn(80, 80), np.float32(-np.inf))
     close(CPU.softmax(masked, 1), PLAIN.softmax(masked, 1), 1e-6)
     masked[3, 1] = np.nan
@@ -521,6 +528,38 @@ def test_writes_to_what_lies_channels_last() -> None:
     flat = before.view(-1)
     before.zero_()
     assert not flat.any()
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", [np.float32, bfloat16])
+@pytest.mark.parametrize("shape", [(4, 24, 9, 7), (300, 40), (3, 17, 41)], ids=lambda shape: f"{len(shape)}d")
+def test_batch_normalisation_and_the_rectifier_are_one(shape: Any, dtype: Any) -> None:
+    """The bits are those of the two apart; the gradient drops what meets nothing positive, were it ∞ or NaN."""
+    lay, axes, one = LAYOUTS["channels_last"], (0, *range(2, len(shape))), (1, shape[1], *(1,) * (len(shape) - 2))
+    x, g = (lay(drawn(*shape, seed=s)).astype(dtype) for s in range(2))
+    w, b = drawn(*one), drawn(*one, seed=1)
+    y, mean, var, kept = CPU.normalize_relu(x, w, b, axes, 1e-5)
+    z, *moments = CPU.normalize(x, w, b, axes, 1e-5)
+    assert kept.size and y.dtype == dtype and 0 < np.count_nonzero(y) < y.size
+    g[y == 0] = np.resize(np.array([np.nan, np.inf, 1], dtype), np.count_nonzero(y == 0))
+    rstd = 1 / np.sqrt(var + np.float32(1e-5))
+    together = CPU.normalize_relu_grad(g, x, w, b, y, mean, rstd, kept, axes)
+    apart = CPU.standardize_grad(CPU.relu_grad(g, y), x, w, b, mean, rstd, axes)
+    for found, expected in zip((y, mean, var, *together), (CPU.relu(z), *moments, *apart), strict=True):
+        assert np.isfinite(expected.astype(np.float32)).all()
+        np.testing.assert_array_equal(found, expected)
+
+
+@needs_library
+@pytest.mark.parametrize("given", range(3), ids=["x", "w", "b"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
+def test_batch_normalisation_and_the_rectifier_keep_nan(given: int, value: float) -> None:
+    arrays = [LAYOUTS["channels_last"](drawn(4, 24, 9, 7)), drawn(1, 24, 1, 1), drawn(1, 24, 1, 1, seed=1)]
+    arrays[given][0, 3, 0, 0] = value
+    y, *_, kept = CPU.normalize_relu(*arrays, (0, 2, 3), 1e-5)
+    expected = CPU.relu(CPU.normalize(*arrays, (0, 2, 3), 1e-5)[0])
+    np.testing.assert_array_equal(y, expected)
+    assert not kept.size and np.isnan(expected).any() == (np.isnan(value) or (np.isinf(value) and given == 0))
 
 
 @needs_library

@@ -17,6 +17,9 @@ class ChainKernels:
     gelu: Any
     gelu_grad: Any
     conv: Any
+    normalize: Any
+    relu_grad: Any
+    standardize_grad: Any
 
     chains: frozenset[str] = frozenset()  # the ops of `core.ops.chains` that are faster here than their parts
 
@@ -44,6 +47,17 @@ class ChainKernels:
     def conv_relu(self, x: Any, w: Any, b: Any, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
         """max(conv, 0): (N, C, *in), (K, C/G, *k), (K) or None -> (N, K, *out)"""
         return self.relu(self.conv(x, w, b, stride, padding, dilation, groups))
+
+    def normalize_relu(self, x: Any, w: Any, b: Any, axes: Ints, eps: float) -> tuple[Any, Any, Any, Any]:
+        """max(·, 0) of `normalize`, the moments, and bytes for the gradient, of which there are none here."""
+        y, mean, var = self.normalize(x, w, b, axes, eps)
+        return self.relu(y, y), mean, var, self.xp.empty(0, self.xp.uint8)
+
+    def normalize_relu_grad(
+        self, g: Any, x: Any, w: Any, b: Any, y: Any, mean: Any, rstd: Any, kept: Any, axes: Ints
+    ) -> tuple[Any, Any, Any]:
+        """Its gradients for x, w and b; y is what it returned."""
+        return self.standardize_grad(self.relu_grad(g, y), x, w, b, mean, rstd, axes)
 
     def kept(self, x: Any, keep: Any, scale: float) -> Any:
         """x·scale where `keep`, a bool array, is true, else 0"""

@@ -20,13 +20,16 @@ from ml_dtypes import bfloat16
 
 from core.backend import memory, threads
 from core.backend.base import Backend, Ints, conv_out_shape
-from core.backend.onednn import attention, images, kernels, library, passes, pooling, steps
+from core.backend.onednn import attention, images, kernels, library, passes, pooling, recurrent, steps
+from core.backend.recurrence import together
 from core.errors import RangeError
 
 _MATMUL_MACS = 1 << 20  # multiplications and additions of one product; NumPy's own BLAS is as good on what is smaller
 _STACKED_MACS = 1 << 19  # the same for each product of a stack of matrices
 _STEP_MACS = 1 << 17  # the same for a product that runs many times with one weight,
 _MANY = 4  # that is so many
+# weights of a long short-term memory up to which oneDNN's own primitive is the faster, where the gradient of x is wanted or is not
+_LSTM_WITH_DX, _LSTM_WITHOUT = 1 << 19, 1 << 17
 # rows that lie a multiple of so many bytes apart drive each other out of the cache, unless there is a gap of so many
 _PERIOD, _GAP = 1 << 10, 64
 _SIGMOID_SIZE = 1 << 13
@@ -34,7 +37,7 @@ _SOFTMAX_SIZE = 1 << 11  # elements, as below
 _SOFTMAX_GRAD_SIZE = 1 << 12
 _EXP_SIZE = 1 << 14
 _NORM_SIZE = 1 << 13
-_CHANNELS_SIZE = 1 << 11
+_BATCH_SIZE, _CHANNELS_SIZE = 1 << 8, 1 << 11  # of batch normalisation by its own moments and back; by others
 _ADD_SIZE = 1 << 13
 _RELU_SIZE, _CAST_SIZE = 1 << 14, 1 << 13
 _MASK_SIZE, _CLIP_SIZE = 1 << 10, 1 << 15  # below the first and from the second on a rectifier's gradient is found otherwise
@@ -56,7 +59,7 @@ class CPUBackend(Backend):
     device_type = "cpu"
     array_type = np.ndarray
     slow_dtype = _BFLOAT16
-    chains = frozenset(("add_relu", "linear_relu", "conv_relu"))
+    chains = frozenset(("add_relu", "linear_relu", "conv_relu", "standardize_relu"))
     xp = np
 
     def __init__(self) -> None:
@@ -398,19 +401,32 @@ class CPUBackend(Backend):
 
     # -- recurrence: bfloat16 where it is multiplied, float32 where it is not --------------------------------------------
 
-    def lstm(self, x: Any, *args: Any) -> tuple[Any, ...]:
+    def lstm(
+        self, x: Any, h: Any, cell: Any, w: Any, u: Any, b: Any, c: Any, r: Any, sizes: Ints, reverse: bool,
+        want_dx: bool = False,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        """By oneDNN's primitive, whose workspaces stand for the gates, where the layer is small: it always computes the gradient of x."""
         if x.dtype != _BFLOAT16:
-            return super().lstm(x, *args)
-        *tensors, sizes, reverse = args
-        y, h, cell, *kept = _bfloat16_products().lstm(*map(self._widened, (x, *tensors)), sizes, reverse)
+            small = w.size + u.size <= (_LSTM_WITH_DX if want_dx else _LSTM_WITHOUT)
+            fits = small and r is None and x.dtype == w.dtype == u.dtype == h.dtype == cell.dtype == np.float32
+            found = recurrent.lstm(x, h, cell, w, u, together(b, c), sizes, reverse) if fits else None
+            return super().lstm(x, h, cell, w, u, b, c, r, sizes, reverse) if found is None else found
+        wide: list[Any] = [*map(self._widened, (x, h, cell, w, u, b, c, r)), sizes, reverse]
+        y, h, cell, *kept = Backend.lstm(_bfloat16_products(), *wide)
         return (*(self.cast(a, x.dtype) for a in (y, h, cell)), *kept)
 
-    def lstm_grad(self, gy: Any, gh: Any, gc: Any, x: Any, *args: Any) -> tuple[Any, ...]:
+    def lstm_grad(
+        self, gy: Any, gh: Any, gc: Any, x: Any, w: Any, u: Any, r: Any, gates: Any, was: Any,
+        was_cell: Any, bent: Any, sizes: Ints, reverse: bool, want_dx: bool,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        if gates.dtype == np.uint8:
+            dx, *rest = recurrent.lstm_grad(gy, gh, gc, x, w, u, gates, was, was_cell, bent, sizes, reverse)
+            return dx if want_dx else None, *rest, None
         if x.dtype != _BFLOAT16:
-            return super().lstm_grad(gy, gh, gc, x, *args)
-        *arrays, sizes, reverse, want_dx = args
-        wide = map(self._widened, (gy, gh, gc, x, *arrays))
-        found = _bfloat16_products().lstm_grad(*wide, sizes, reverse, want_dx)
+            return super().lstm_grad(gy, gh, gc, x, w, u, r, gates, was, was_cell, bent, sizes, reverse, want_dx)
+        arrays = gy, gh, gc, x, w, u, r, gates, was, was_cell, bent
+        wide: list[Any] = [*map(self._widened, arrays), sizes, reverse, want_dx]
+        found = _bfloat16_products().lstm_grad(*wide)
         return tuple(None if a is None else self.cast(a, x.dtype) for a in found)
 
     # -- gelu: always, since the plain one is a dozen passes -------------------------------------------------------------
@@ -436,8 +452,24 @@ class CPUBackend(Backend):
             found = kernels.standardized_rows(x, w, b, eps)
             if found is not None:
                 y, mean, variance = found
-                return y, mean[..., None], 1 / np.sqrt(variance + eps)[..., None]
-        return super().normalize(x, w, b, axes, eps)
+                return y, mean[..., None], variance[..., None]
+        found = self._by_batch(x, w, b, axes, eps, False)
+        return super().normalize(x, w, b, axes, eps) if found is None else found[:3]
+
+    def normalize_relu(self, x: Any, w: Any, b: Any, axes: Ints, eps: float) -> tuple[Any, Any, Any, Any]:
+        found = self._by_batch(x, w, b, axes, eps, True)
+        return super().normalize_relu(x, w, b, axes, eps) if found is None else found
+
+    def _by_batch(self, x: Any, w: Any, b: Any, axes: Ints, eps: float, rectified: bool) -> tuple[Any, ...] | None:
+        """`images.normalize_by_batch` where it is the case."""
+        if w is None or b is None or not _are_last(x, axes, _BATCH_SIZE) or not w.size == b.size == x.shape[1]:
+            return None
+        found = images.normalize_by_batch(x, _vector(w), _vector(b), eps, rectified)
+        if found is None:
+            return None
+        y, mean, variance, kept = found
+        like = _like(x)
+        return y, mean.reshape(like), variance.reshape(like), kept
 
     def moments(self, x: Any, axes: Ints) -> tuple[Any, Any]:
         if _are_rows(x, axes):
@@ -482,17 +514,11 @@ class CPUBackend(Backend):
         if _are_rows(x, axes) and w.shape == b.shape == x.shape[-1:] and mean.shape == (*x.shape[:-1], 1):
             found = kernels.normalize_rows_grad(g, x, w, mean[..., 0], rstd[..., 0])
             if found is not None:
-                dx, dw, db = found
-                return dx, dw.astype(w.dtype, copy=False), db.astype(b.dtype, copy=False)
-        elif _are_last(x, axes) and w.size == b.size == mean.size == x.shape[1]:
+                return _like_weights(found, w, b)
+        elif _are_last(x, axes, _BATCH_SIZE) and w.size == b.size == mean.size == x.shape[1]:
             found = images.normalize_channels_grad(g, x, *(_vector(a) for a in (w, mean, rstd)))
             if found is not None:
-                dx, dw, db = found
-                return (
-                    dx,
-                    dw.astype(w.dtype, copy=False).reshape(w.shape),
-                    db.astype(b.dtype, copy=False).reshape(b.shape),
-                )
+                return _like_weights(found, w, b)
         elif (
             _are_channels(x, axes)
             and _are_channels(g, axes)
@@ -509,6 +535,16 @@ class CPUBackend(Backend):
             h *= rstd * w.reshape(rstd.shape)
             return h, (sum_gh * rstd).reshape(w.shape), sum_g.reshape(b.shape)
         return super().standardize_grad(g, x, w, b, mean, rstd, axes)
+
+    def normalize_relu_grad(
+        self, g: Any, x: Any, w: Any, b: Any, y: Any, mean: Any, rstd: Any, kept: Any, axes: Ints
+    ) -> tuple[Any, Any, Any]:
+        if kept.size:
+            weight, centre, scale = (_vector(a) for a in (w, mean, rstd))
+            found = images.normalize_channels_grad(g, x, weight, centre, scale, kept)
+            if found is not None:
+                return _like_weights(found, w, b)
+        return super().normalize_relu_grad(g, x, w, b, y, mean, rstd, kept, axes)
 
 
 class _Bfloat16Products(CPUBackend):
@@ -561,9 +597,9 @@ def _are_rows(x: Any, axes: Ints) -> bool:
     return axes == (x.ndim - 1,) and x.ndim > 1 and x.size >= _NORM_SIZE
 
 
-def _are_last(x: Any, axes: Ints) -> bool:
-    """Whether each channel of (N, C, *) is, and channels lie side by side in memory, or are copied so: NumPy is slow in bfloat16."""
-    if x.ndim < 2 or axes != (0, *range(2, x.ndim)) or x.size < _CHANNELS_SIZE:
+def _are_last(x: Any, axes: Ints, least: int = _CHANNELS_SIZE) -> bool:
+    """Whether each channel of (N, C, *) is, there is enough to do, and channels lie side by side in memory."""
+    if x.ndim < 2 or axes != (0, *range(2, x.ndim)) or x.size < least:
         return False
     return x.ndim == 2 or images.lies_channels_last(x)
 
@@ -571,6 +607,13 @@ def _are_last(x: Any, axes: Ints) -> bool:
 def _like(x: Any) -> Ints:
     """(1, C, 1, …), the shape of what each channel has one of."""
     return (1, x.shape[1], *(1,) * (x.ndim - 2))
+
+
+def _like_weights(found: tuple[Any, Any, Any], w: Any, b: Any) -> tuple[Any, Any, Any]:
+    """Gradients for x, w and b, the last two in the dtypes and shapes of w and b."""
+    dx, *rest = found
+    dw, db = (d.astype(p.dtype, copy=False).reshape(p.shape) for d, p in zip(rest, (w, b)))
+    return dx, dw, db
 
 
 def _vector(x: Any) -> np.ndarray:

@@ -84,10 +84,9 @@ class NNKernels:
         return mean, self.xp.square(x - mean).mean(axis=axes, keepdims=True, dtype=wide)
 
     def normalize(self, x: Any, w: Any, b: Any, axes: Ints, eps: float) -> tuple[Any, Any, Any]:
-        """`standardize` by the moments of x itself, their mean, and 1/√(variance + eps)."""
+        """`standardize` by the moments of x itself, and these."""
         mean, var = self.moments(x, axes)
-        rstd = 1 / self.xp.sqrt(var + eps)
-        return self.standardize(x, w, b, mean, rstd, axes), mean, rstd
+        return self.standardize(x, w, b, mean, 1 / self.xp.sqrt(var + eps), axes), mean, var
 
     def standardize(self, x: Any, w: Any, b: Any, mean: Any, rstd: Any, axes: Ints) -> Any:
         """(x − mean)·rstd·w + b; w and b broadcast against x, or are None."""
@@ -266,7 +265,8 @@ def _wide(x: Any) -> np.dtype:
 
 
 def _constant_over(w: Any, x: Any, axes: Ints) -> bool:
-    return w.ndim == x.ndim and all(w.shape[a] == 1 for a in axes)
+    added = x.ndim - w.ndim
+    return all(a < added or w.shape[a - added] == 1 for a in axes)
 
 
 def _sum_to(x: Any, shape: Ints) -> Any:

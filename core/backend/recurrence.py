@@ -49,7 +49,7 @@ class RecurrentKernels:
     def rnn(self, x: Any, h: Any, w: Any, u: Any, b: Any, c: Any, sizes: Ints, reverse: bool, relu: bool) -> Any:
         """h' = tanh(x wᵀ + b + h uᵀ + c), or relu: y (ΣN, H), last h (N, H), was (ΣN, H)"""
         xp = self.xp
-        y = self.linear(x, w, _together(b, c))
+        y = self.linear(x, w, together(b, c))
         h, was = xp.array(h), xp.empty((x.shape[0], u.shape[1]), dtype=y.dtype)
         add = self.adder(u.T, h, y[: sizes[0]], len(sizes))
         for rows, n in _steps(sizes, reverse):
@@ -86,9 +86,11 @@ class RecurrentKernels:
     # -- long short-term memory ----------------------------------------------------------------------------------------
 
     def lstm(
-        self, x: Any, h: Any, cell: Any, w: Any, u: Any, b: Any, c: Any, r: Any, sizes: Ints, reverse: bool
-    ) -> tuple[Any, ...]:
-        """(y, last h, last cell, gates, was, was_cell, tanh of cell); r (P, H) projects the state or is None.
+        self, x: Any, h: Any, cell: Any, w: Any, u: Any, b: Any, c: Any, r: Any, sizes: Ints, reverse: bool,
+        want_dx: bool = False,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        """(y, last h, last cell, gates, was, was_cell, tanh of cell); r (P, H) projects the state or is None. `want_dx`: the
+        gradient of x will probably be wanted, which here makes no difference.
 
         Gates are i f g o as in torch; of what is returned the memory of each step holds all rows of i, then those of f, g and o:
         pieces of rows that lie a power of two apart would drive each other out of the cache. i, f and o are
@@ -97,7 +99,7 @@ class RecurrentKernels:
         xp, size = self.xp, u.shape[0] // 4
         half = xp.ones(4 * size, dtype=x.dtype)
         half[: 2 * size] = half[3 * size :] = 0.5
-        bias = _together(b, c)
+        bias = together(b, c)
         gates = self.linear(x, w * half[:, None], None if bias is None else bias * half)
         h, cell = xp.array(h), xp.array(cell)
         add = self.adder((u * half[:, None]).T, h, gates[: sizes[0]], len(sizes))
@@ -239,7 +241,7 @@ class RecurrentKernels:
         return self.matmul(da, w) if want_dx else None, dh, dw, du, self.sum_rows(da), self.sum_rows(dhu)
 
 
-def _together(b: Any, c: Any) -> Any:
+def together(b: Any, c: Any) -> Any:
     """The sum of two biases, either of which may be None."""
     return c if b is None else b if c is None else b + c
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from core.ops.activation import _gelu_slope
+from core.ops.fused import joint
 from core.ops.linalg import check_linear, linear
 from core.ops.nn import check_conv, conv
+from core.ops.norm import _standardized
 from core.ops.op import graph, op, pointwise
 
 LINEAR: dict[str, Any] = linear.rules
@@ -51,6 +53,24 @@ def conv_relu(be, x, w, b=None, *, stride, padding, dilation, groups):
     """max(conv, 0), as `conv`"""
     check_conv(x, w, b, stride, padding, dilation, groups)
     return be.conv_relu(x, w, b, stride, padding, dilation, groups)
+
+
+def _standardized_relu(x: Any, w: Any = None, b: Any = None, *, axes: Any, eps: float) -> Any:
+    return graph.relu(_standardized(x, w, b, axes=axes, eps=eps))
+
+
+@joint(_standardized_relu)
+def _standardize_relu_grad(be, g, xs, out, mean, rstd, kept, axes, eps):
+    return be.normalize_relu_grad(g, *xs, out, mean, rstd, kept, axes)
+
+
+@op(xs=_standardize_relu_grad, aux=("mean", "rstd", "kept"), orderly=True)
+def standardize_relu(be, *xs, axes, eps, follow=None):
+    """max(standardize, 0) of [x, w, b] by the moments of x itself, as `standardize`"""
+    y, mean, var, kept = be.normalize_relu(*xs, tuple(axes), eps)
+    if follow is not None:
+        follow(mean, var)
+    return y, mean, 1 / be.xp.sqrt(var + eps), kept
 
 
 def _linear_gelu_grad(F: Any, g: Any, x: Any, w: Any, b: Any, z: Any) -> Any:

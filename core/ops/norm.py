@@ -23,22 +23,25 @@ def _standardize_grad(be, g, xs, mean, rstd, axes, eps):
 
 
 @op(xs=_standardize_grad, aux=("mean", "rstd"), orderly=True)
-def standardize(be, *xs, axes, eps, moments=None):
+def standardize(be, *xs, axes, eps, moments=None, follow=None):
     """(x − mean) / √(variance + eps) · w + b: [x, w, b], the moments over `axes`; w and b broadcast against x, or are
     None.
 
-    The variance is divided by n. `moments`: (mean, variance) where the caller has computed them already. Ioffe &
-    Szegedy 2015; Ba et al. 2016; Wu & He 2018; Ulyanov et al. 2016.
+    The variance is divided by n. `moments`: (mean, variance) where the caller has computed them already; `follow` is
+    called with them where they are computed here. Ioffe & Szegedy 2015; Ba et al. 2016; Wu & He 2018; Ulyanov et al. 2016.
     """
     x, *affine = xs
     for a in affine:
         if a is not None and len(a.shape) > x.ndim:
             raise ShapeError(f"standardize: expected weights that broadcast to {tuple(x.shape)}, got {tuple(a.shape)}")
-    if moments is None:
-        return be.normalize(x, *affine, tuple(axes), eps)
-    mean, var = moments
-    rstd = 1 / be.xp.sqrt(var + eps)
-    return be.standardize(x, *affine, mean, rstd, tuple(axes)), mean, rstd
+    if moments is not None:
+        mean, var = moments
+        rstd = 1 / be.xp.sqrt(var + eps)
+        return be.standardize(x, *affine, mean, rstd, tuple(axes)), mean, rstd
+    y, mean, var = be.normalize(x, *affine, tuple(axes), eps)
+    if follow is not None:
+        follow(mean, var)
+    return y, mean, 1 / be.xp.sqrt(var + eps)
 
 
 def _rms(x: Any, w: Any = None, *, axes: Any, eps: float) -> Any:

@@ -77,13 +77,13 @@ def _lstm_grad(be, g, xs, gates, was, was_cell, bent, sizes, reverse, wanted):
 
 
 @op(xs=_lstm_grad, outs=("y", "last", "last_cell"), aux=("gates", "was", "was_cell", "bent"))
-def lstm_layer(be, *xs, sizes, reverse=False):
+def lstm_layer(be, *xs, sizes, reverse=False, want_dx=False):
     """c' = σ(f)·c + σ(i)·tanh g, h' = σ(o)·tanh c' (times rᵀ): [x, h, cell, w, u, b, c, r] -> y, last h, last cell;
-    gates i f g o.
+    gates i f g o. `want_dx` says that the gradient of x will be wanted, for which some kernels are faster.
 
     Hochreiter & Schmidhuber 1997; the projection is Sak et al. 2014.
     """
-    return be.lstm(*xs, sizes, reverse)
+    return be.lstm(*xs, sizes, reverse, want_dx)
 
 
 def _gru(x: Any, h: Any, w: Any, u: Any, b: Any = None, c: Any = None, *, sizes: Any, reverse: bool) -> Any:

@@ -33,7 +33,9 @@ def _like(xp: Any, a: Any, x: Any) -> Any:
     return None if a is None else xp.ascontiguousarray(a.astype(x.dtype, copy=False))
 
 
-def lstm(be: Any, x: Any, h: Any, cell: Any, w: Any, u: Any, b: Any, c: Any, r: Any, sizes: Ints, reverse: bool) -> Any:
+def lstm(
+    be: Any, x: Any, h: Any, cell: Any, w: Any, u: Any, b: Any, c: Any, r: Any, sizes: Ints, reverse: bool, want_dx: bool = False,
+) -> Any:  # fmt: skip
     of, xp, size = _instance(be, x, w, u), be.xp, u.shape[0] // 4
     if of is None or r is not None:
         return None

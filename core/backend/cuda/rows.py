@@ -174,12 +174,14 @@ def fused() -> dict[Any, Any]:
     return {"standardize": _standardized}
 
 
-def _standardized(be: Any, x: Any, *affine: Any, axes: Ints, eps: float, moments: Any = None) -> Any:
+def _standardized(
+    be: Any, x: Any, *affine: Any, axes: Ints, eps: float, moments: Any = None, follow: Any = None
+) -> Any:
     """The op `standardize`: one launch for rows, and for channels no more than one for each of its three steps."""
     w, b = affine or (None, None)
     axes, a = tuple(axes), accumulator(x)
     n, of = _rows(x, axes), _instance(be, x, w, b)
-    if n and moments is None and of is not None and _weighs(x, n, w, b):
+    if n and moments is follow is None and of is not None and _weighs(x, n, w, b):
         c = be.xp.ascontiguousarray
         x, w, b = (v if v is None else c(v) for v in (x, w, b))
         shape = (*x.shape[: x.ndim - len(axes)], *(1,) * len(axes))
@@ -188,4 +190,8 @@ def _standardized(be: Any, x: Any, *affine: Any, axes: Ints, eps: float, moments
         return y, mean, rstd
     mean, var = moments or be.moments(x, axes)
     rstd = pointwise.run(be, "rstd", (var,), (eps,))
-    return None if rstd is None else (be.standardize(x, w, b, mean, rstd, axes), mean, rstd)
+    if rstd is None:
+        return None
+    if follow is not None:
+        follow(mean, var)
+    return be.standardize(x, w, b, mean, rstd, axes), mean, rstd

@@ -8,6 +8,7 @@
     images       those of (N, C, *): convolution, batch normalisation, and the order in memory
     pooling      … and pooling
     columns      convolutions to few channels, several columns at once
+    recurrent    long short-term memory in chunks of steps
     winograd     3×3 convolutions with a quarter of the multiplications
     program      many primitives that run one after another, on buffers that stay in the cache
 

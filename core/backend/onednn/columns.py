@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from core.backend.onednn import library as c
-from core.backend.onednn.kernels import _DTYPES, Ints, _as_it_lies, channels_last
+from core.backend.onednn.kernels import _DTYPES, Ints, _as_it_lies, _finite, channels_last
 from core.backend.onednn.library import Handle
 from core.backend.onednn.primitives import Builder, Call, cached, dims, last_strides
 
@@ -61,9 +61,10 @@ def together(n: int, w_shape: Ints, out: Ints, stride: Ints) -> int:
 def conv(
     x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, stride: Ints, padding: Ints, rectified: bool
 ) -> bool:
-    """(N, C, *in), (K, C, *k), (K) -> y, (N, K, *out) channels-last; whether it could be computed"""
+    """(N, C, *in), (K, C, *k), (K) -> y, (N, K, *out) channels-last; whether it could be computed. Only of what is finite: a zero of the
+    longer filters times ∞ is NaN."""
     it = _wide(x.shape, w.shape, y, stride, padding)
-    if it is None:
+    if it is None or not _finite(x):
         return False
     longer = np.zeros((it.together, *w.shape[:-1], it.w_shape[-1]), w.dtype)
     for part, own in zip(longer, _own(w.shape, it)):

@@ -17,7 +17,7 @@ from core.backend.onednn import columns, winograd
 from core.backend.onednn import library as c
 from core.backend.onednn.kernels import _DTYPES, Ints, _as_it_lies, _finite, _fits, _seen, channels_last, flat, matmul
 from core.backend.onednn.library import Handle, OneDNNError
-from core.backend.onednn.primitives import Builder, Call, cached, dims, last_strides, strides_of
+from core.backend.onednn.primitives import Builder, Call, Described, cached, dims, last_strides, strides_of
 from core.backend.switches import SWITCHES
 
 # -- order in memory ---------------------------------------------------------------------------------------------------
@@ -468,8 +468,8 @@ def _weight_grad_by_columns(g: np.ndarray, x: np.ndarray, it: _Convolution) -> n
 
 
 # -- batch normalisation -----------------------------------------------------------------------------------------------
-# Inside, (N, C, *) is an image of one row, (1, C, 1, N·size), channels-last. oneDNN takes a variance and adds eps; we pass 1/rstd² and
-# no eps, since rstd is what is kept. Moments and the gradients for w and b are float32.
+# Inside, (N, C, *) is an image of one row, (1, C, 1, N·size), channels-last. oneDNN takes a variance and adds eps; by given
+# moments we pass 1/rstd² and no eps, since rstd is what is kept. Moments and the gradients for w and b are float32.
 
 _AFFINE = c.USE_SCALE | c.USE_SHIFT
 
@@ -492,6 +492,41 @@ def channel_moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     mean, variance = np.empty(channels, np.float32), np.empty(channels, np.float32)
     call(x, np.empty(x.size, x.dtype), mean, variance)
     return mean, variance
+
+
+def normalize_by_batch(
+    x: np.ndarray, w: np.ndarray, b: np.ndarray, eps: float, rectified: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+    """(x − mean)/√(variance + eps)·w + b by the moments of x itself, its mean, its variance, and the bytes that the gradient of max(·, 0)
+    wants. `rectified`: that maximum; None where there may be NaN, which oneDNN drops. All but x are float32 (C)."""
+    rows = _rows(x)
+    if rows is None:
+        return None
+    dtype = _DTYPES[x.dtype]
+
+    def build(bu: Builder) -> Call:
+        d, s = _image(bu, rows, dtype), bu.packed((rows[1],), c.F32)
+        p = bu.descriptor("batch_normalization_forward", c.TRAINING, d, d, eps, _flags(rectified))
+        outputs: dict[int, Handle | Described] = {c.DST: d, c.MEAN: s, c.VARIANCE: s}
+        if not rectified:
+            return bu.call(p, {c.SRC: d, c.SCALE: s, c.SHIFT: s}, outputs)
+        outputs[c.WORKSPACE] = kept = bu.wanted(p, c.WORKSPACE)
+        call = bu.call(p, {c.SRC: d, c.SCALE: s, c.SHIFT: s}, outputs)
+        call.workspace = bu.bytes(kept)
+        return call
+
+    call = cached(("normalize_by_batch", rows, dtype, eps, rectified), build)
+    if call is None:
+        return None
+    y, kept = _empty(x.shape, x.dtype, lies_channels_last(x)), np.empty(call.workspace, np.uint8)
+    mean, variance = np.empty(rows[1], np.float32), np.empty(rows[1], np.float32)
+    call(x, w, b, y, mean, variance, kept)
+    if rectified:  # an x that is not finite makes its moments so
+        with np.errstate(all="ignore"):
+            scale = w / np.sqrt(variance + np.float32(eps))
+            if not math.isfinite(sum(np.dot(v, v) for v in (mean, variance, scale, b))):
+                return None
+    return y, mean, variance, kept
 
 
 def normalize_channels(
@@ -517,30 +552,36 @@ def normalize_channels(
 
 
 def normalize_channels_grad(
-    g: np.ndarray, x: np.ndarray, w: np.ndarray, mean: np.ndarray, rstd: np.ndarray
+    g: np.ndarray, x: np.ndarray, w: np.ndarray, mean: np.ndarray, rstd: np.ndarray, kept: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Gradients for x, w and b, the moments being those of x"""
+    """Gradients for x, w and b, the moments being those of x; `kept` by `normalize_by_batch`, whose result was rectified."""
     rows = _rows(x)
     if rows is None or not _fits(g, x):
         return None
-    dtype, g = _DTYPES[x.dtype], _seen(g)
+    dtype, g, flags = _DTYPES[x.dtype], _seen(g), _flags(kept is not None)
     if _rows(g) is None:
         g = _in_order(g, True)
 
     def build(b: Builder) -> Call:
         d, s = _image(b, rows, dtype), b.packed((rows[1],), c.F32)
-        forward = b.descriptor("batch_normalization_forward", c.TRAINING, d, d, 0.0, _AFFINE)
-        p = b.descriptor("batch_normalization_backward", c.BACKWARD, d, d, d, 0.0, _AFFINE, forward)
-        inputs = {c.DIFF + c.DST: d, c.SRC: d, c.MEAN: s, c.VARIANCE: s, c.SCALE: s}
+        forward = b.descriptor("batch_normalization_forward", c.TRAINING, d, d, 0.0, flags)
+        p = b.descriptor("batch_normalization_backward", c.BACKWARD, d, d, d, 0.0, flags, forward)
+        inputs: dict[int, Handle | Described] = {c.DIFF + c.DST: d, c.SRC: d, c.MEAN: s, c.VARIANCE: s, c.SCALE: s}
+        if kept is not None:
+            inputs[c.WORKSPACE] = b.wanted(p, c.WORKSPACE)
         return b.call(p, inputs, {c.DIFF + c.SRC: d, c.DIFF_SCALE: s, c.DIFF_SHIFT: s})
 
-    call = cached(("normalize_channels_grad", rows, dtype), build)
+    call = cached(("normalize_channels_grad", rows, dtype, flags), build)
     if call is None:
         return None
     dx = _empty(x.shape, x.dtype, lies_channels_last(x))
     dw, db = np.empty(rows[1], np.float32), np.empty(rows[1], np.float32)
-    call(g, x, mean, np.square(1 / rstd), w, dx, dw, db)
+    call(g, x, mean, np.square(1 / rstd), w, *(() if kept is None else (kept,)), dx, dw, db)
     return dx, dw, db
+
+
+def _flags(rectified: bool) -> int:
+    return _AFFINE | (c.FUSE_RELU if rectified else 0)
 
 
 def _rows(x: np.ndarray) -> tuple[int, int] | None:

@@ -41,7 +41,7 @@ TRAINING, INFERENCE, BACKWARD = 64, 96, 128  # dnnl_prop_kind_t
 RELU, SQRT, LINEAR, LOGISTIC, EXP, GELU_TANH, POWER, GELU_ERF = 0x20, 0x25, 0x26, 0x29, 0x2A, 0x2B, 0x30, 0x31
 MULTIPLY, SUBTRACT, LOG_SOFTMAX = 0x1FFF1, 0x1FFF5, 0x30001
 DIRECT, MAX, AVERAGE, ADD, SOFTMAX = 0x1, 0x1FF, 0x2FF, 0x1FFF0, 0x30000
-USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT = 1, 2, 4  # dnnl_normalization_flags_t
+USE_GLOBAL_STATS, USE_SCALE, USE_SHIFT, FUSE_RELU = 1, 2, 4, 8  # dnnl_normalization_flags_t
 USER_SCRATCHPAD = 1
 IMPLEMENTATION, SCRATCHPAD_MD, EXEC_ARG_MD = 8, 136, 255  # dnnl_query_t
 # execution arguments
@@ -50,6 +50,7 @@ OTHER, AFTER = (
     2,
     32768,
 )  # the second operand of a sum or product; AFTER·(i + 1) + OTHER: that of operation i in what follows
+SRC_STATE, SRC_CELL, DST_STATE, DST_CELL, WEIGHTS_STATE = 2, 3, 18, 19, 34  # of a recurrent layer
 DIFF = 128  # DIFF + SRC is the gradient of SRC, and so on
 DIFF_SCALE, DIFF_SHIFT = 255, 256
 
@@ -108,6 +109,8 @@ CHECKED: dict[str, list[Any]] = {
     "dnnl_eltwise_forward_primitive_desc_create": [_OUT, _P, c_int, _ALG, _P, _P, c_float, c_float, _P],
     "dnnl_eltwise_backward_primitive_desc_create": [_OUT, _P, _ALG, _P, _P, _P, c_float, c_float, _P, _P],
     "dnnl_binary_primitive_desc_create": [_OUT, _P, _ALG, _P, _P, _P, _P],
+    "dnnl_lstm_forward_primitive_desc_create": [_OUT, _P, c_int, c_int, *[_P] * 11, c_uint, _P],
+    "dnnl_lstm_backward_primitive_desc_create": [_OUT, _P, c_int, c_int, *[_P] * 22, c_uint, _P, _P],
     "dnnl_softmax_forward_primitive_desc_create": [_OUT, _P, c_int, _ALG, _P, _P, c_int, _P],
     "dnnl_softmax_backward_primitive_desc_create": [_OUT, _P, _ALG, _P, _P, _P, c_int, _P, _P],
 }

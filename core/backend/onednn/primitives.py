@@ -187,6 +187,8 @@ class Builder:
 class Call:
     """One primitive with its operands, and the reorders around it."""
 
+    workspace = 0  # bytes of what a forward call keeps for its backward call, where there is such an operand
+
     def __init__(self, b: Builder, descriptor: Handle, inputs: Operands, outputs: Operands):
         lib = self._library = b.library
         query, same = lib.functions["dnnl_primitive_desc_query_md"], lib.functions["dnnl_memory_desc_equal"]

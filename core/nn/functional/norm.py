@@ -25,13 +25,13 @@ __all__ = [
 
 
 def _per_channel(x: Tensor | None, input: Tensor, where: str) -> Any:
-    """(C) -> (1, C, 1, …), so that it broadcasts against (N, C, *)"""
+    """(C) -> what broadcasts against (N, C, *): (1, C, 1, …), and against (N, C) itself"""
     if x is None:
         return None
     c = input.shape[1]
     if x._a.shape != (c,):
         raise ShapeError(f"{where}: expected weights and statistics of shape ({c},), got {tuple(x.shape)}")
-    return x.reshape(1, c, *(1,) * (input.ndim - 2))
+    return x if input.ndim == 2 else x.reshape(1, c, *(1,) * (input.ndim - 2))
 
 
 def batch_norm(
@@ -45,6 +45,14 @@ def batch_norm(
     momentum)·running + momentum·batch, with the unbiased variance. Else they are the running ones. Ioffe & Szegedy
     2015.
     """
+    return _batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+def _batch_norm(
+    input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    training: bool, momentum: float, eps: float, op: Any = _ops.standardize,
+) -> Tensor:  # fmt: skip
+    """`batch_norm`; `op` normalises while training."""
     if input.ndim < 2:
         raise ShapeError(f"batch_norm: expected input (N, C, *), got shape {tuple(input.shape)}")
     w, b = (_per_channel(p, input, "batch_norm") for p in (weight, bias))
@@ -64,14 +72,15 @@ def batch_norm(
         raise ArgumentError(
             f"batch_norm: expected more than 1 value per channel when training, got input size {input.shape}"
         )
-    moments = None
-    if running_mean is not None and running_var is not None:
-        _per_channel(running_mean, input, "batch_norm")
-        x = input._any_order()
-        moments = backend.of(x).moments(x, axes)
-        _follow(running_mean, moments[0].reshape(-1), momentum)
-        _follow(running_var, moments[1].reshape(-1) * (n / (n - 1)), momentum)
-    return _ops.standardize([input, w, b], axes=axes, eps=eps, moments=moments)
+    if running_mean is None or running_var is None:
+        return op([input, w, b], axes=axes, eps=eps)
+    _per_channel(running_mean, input, "batch_norm")
+
+    def follow(mean: Any, var: Any) -> None:
+        _follow(running_mean, mean.reshape(-1), momentum)
+        _follow(running_var, var.reshape(-1) * (n / (n - 1)), momentum)
+
+    return op([input, w, b], axes=axes, eps=eps, follow=follow)
 
 
 def _follow(running: Tensor, batch: Any, momentum: float) -> None:

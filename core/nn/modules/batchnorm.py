@@ -7,11 +7,12 @@ from typing import Any
 from core._tensor import Tensor
 from core.creation import empty, ones, tensor, zeros
 from core.errors import ShapeError
-from core.nn import functional as F
 from core.nn import init
+from core.nn.functional.norm import _batch_norm
 from core.nn.modules.lazy import LazyModuleMixin, UninitializedBuffer, UninitializedParameter
 from core.nn.modules.module import Module
 from core.nn.parameter import Parameter
+from core.ops.norm import standardize
 
 
 class _NormBase(Module):
@@ -81,18 +82,24 @@ class _NormBase(Module):
 
 class _BatchNorm(_NormBase):
     def forward(self, input: Tensor) -> Tensor:
+        return self._normalised(input)
+
+    def _by_batch(self) -> bool:
+        """Whether by the moments of the batch, not the running ones."""
+        return self.training or (self.running_mean is None and self.running_var is None)
+
+    def _normalised(self, input: Tensor, op: Any = standardize) -> Tensor:
+        """`forward`; `op` normalises where that is by the batch."""
         self._check_input_dim(input)
         momentum = 0.0 if self.momentum is None else self.momentum
         if self.training and self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             if self.momentum is None:
                 momentum = 1.0 / float(self.num_batches_tracked)
-        by_batch = self.training or (self.running_mean is None and self.running_var is None)
         tracked = not self.training or self.track_running_stats
-        return F.batch_norm(
+        return _batch_norm(
             input, self.running_mean if tracked else None, self.running_var if tracked else None, self.weight,
-            self.bias, by_batch,
-            momentum, self.eps,
+            self.bias, self._by_batch(), momentum, self.eps, op,
         )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Layers that stand side by side, computed as one op where the backend gains by it (`Backend.chains`).
 
-`Sequential` holds a linear layer or convolution and the activation behind it, a Transformer's layers hold dropout and the residual it is
-added to, a residual block its sum and the rectifier. With hooks on a layer, or an input that is not the backend's case, the layers are
-called one by one; the numbers are the same, on a GPU but for one rounding less.
+`Sequential` holds a linear layer, convolution or normalisation and the activation behind it, a Transformer's layers hold dropout and
+the residual it is added to, a residual block its sum and the rectifier. With hooks on a layer, or an input that is not the backend's
+case, the layers are called one by one; the numbers are the same, on a GPU but for one rounding less.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from core.nn.modules.pooling import MaxPool1d, MaxPool2d, MaxPool3d
 from core.ops import chains as _ops
 
 _CONVOLUTIONS = frozenset((Conv1d, Conv2d, Conv3d))
-_FIRST = _CONVOLUTIONS | {Linear, BatchNorm1d, BatchNorm2d, BatchNorm3d}  # these make a new tensor, which nobody else sees
+_NORMS = frozenset((BatchNorm1d, BatchNorm2d, BatchNorm3d))
+_FIRST = _CONVOLUTIONS | _NORMS | {Linear}  # these make a new tensor, which nobody else sees
 _ACTIVATIONS = frozenset((ReLU, GELU))
 _POOLS = frozenset((MaxPool1d, MaxPool2d, MaxPool3d))
 
@@ -90,7 +91,7 @@ def _joined(layer: Module, activation: Module, x: Any) -> Tensor | None:
         name = activation.approximate
     if type(layer) is Linear:
         return linear(layer, name, x)
-    return _convolution(layer, name, x) if type(layer) in _CONVOLUTIONS else None
+    return (_norm if type(layer) in _NORMS else _convolution)(layer, name, x)
 
 
 _OF_LINEAR = {"relu": _ops.linear_relu, "tanh": _ops.linear_gelu}
@@ -114,6 +115,11 @@ def _convolution(layer: Any, activation: str, x: Any) -> Tensor | None:
         return _conv(x, layer.weight, layer.bias, *geometry, op=_ops.conv_relu)
     y = _conv(x, layer.weight, None, *geometry)
     return _ops.add_gelu(y, layer.bias.to(y.dtype).reshape(-1, *(1,) * layer.dims), approximate=activation)
+
+
+def _norm(layer: Any, activation: str, x: Any) -> Tensor | None:
+    by_batch = activation == "relu" and "standardize_relu" in _chains(x) and layer._by_batch()
+    return layer._normalised(x, _ops.standardize_relu) if by_batch else None
 
 
 def add_relu(relu: Module, x: Tensor, y: Tensor) -> Tensor:

@@ -195,7 +195,7 @@ def _layer(
 ) -> Any:
     """One layer in one direction: y, last states"""
     if mode == "LSTM":
-        return _ops.lstm_layer([x, *states, w, u, b, c, r], sizes=sizes, reverse=reverse)
+        return _ops.lstm_layer([x, *states, w, u, b, c, r], sizes=sizes, reverse=reverse, want_dx=x.requires_grad)
     if mode == "GRU":
         return _ops.gru_layer([x, *states, w, u, b, c], sizes=sizes, reverse=reverse)
     return _ops.rnn_layer([x, *states, w, u, b, c], sizes=sizes, reverse=reverse, relu=mode == "RNN_RELU")

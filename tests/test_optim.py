@@ -494,6 +494,25 @@ def test_small_parameters_step_together_as_they_would_alone():
         np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
 
 
+def test_moments_that_were_loaded_in_another_order_go_on():
+    """A checkpoint's tensors may lie transposed in memory: the steps after it are written to them, not to a copy."""
+    found = []
+    for turned in (False, True):
+        core.manual_seed(0)
+        p = nn.Parameter(core.randn(4, 5))
+        optimizer = core.optim.Adam([p], lr=0.1)
+        for step in range(3):
+            p.grad = core.randn(4, 5)
+            optimizer.step()
+            if turned and not step:
+                for key in ("exp_avg", "exp_avg_sq"):
+                    optimizer.state[p][key] = optimizer.state[p][key].t().contiguous().t()
+                    assert not optimizer.state[p][key].is_contiguous()
+        found.append([p, optimizer.state[p]["exp_avg"], optimizer.state[p]["exp_avg_sq"]])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
+
+
 def test_kfac_trains_a_small_network_and_resumes():
     core.manual_seed(0)
     x, y = core.randn(16, 1, 6, 6), core.randint(0, 3, (16,))

@@ -179,6 +179,14 @@ class CPUBackend(Backend):
             return self.cast(self._widened(x) + y, x.dtype)
         return super().add(x, y, out)
 
+    def square_sum(self, x: Any) -> Any:
+        if x.dtype.kind != "f" or x.itemsize == 2 or not x.flags.c_contiguous:
+            return super().square_sum(x)
+        flat = x.reshape(-1)
+        rows, rest = np.split(flat, [x.size // _DOT * _DOT])
+        rows = rows.reshape(-1, _DOT)
+        return np.vecdot(rows, rows).sum() + rest.dot(rest)
+
     def rejoined(self, pieces: Any, dim: int) -> Any:
         first, length = pieces[0], 0
         start = at = first.__array_interface__["data"][0]
@@ -334,14 +342,6 @@ class CPUBackend(Backend):
             dx[~seen] = 0
         return dx if dx.dtype == x.dtype else self.cast(dx, x.dtype)
 
-    def square_sum(self, x: Any) -> Any:
-        if x.dtype.kind != "f" or x.itemsize == 2 or not x.flags.c_contiguous:
-            return super().square_sum(x)
-        flat = x.reshape(-1)
-        rows, rest = np.split(flat, [x.size // _DOT * _DOT])
-        rows = rows.reshape(-1, _DOT)
-        return np.vecdot(rows, rows).sum() + rest.dot(rest)
-
     # -- softmax: along the last dimension. oneDNN's logarithm rounds badly, so that NumPy takes it --------------------------
 
     def softmax(self, x: Any, dim: int) -> Any:
@@ -429,7 +429,7 @@ class CPUBackend(Backend):
         found = _bfloat16_products().lstm_grad(*wide)
         return tuple(None if a is None else self.cast(a, x.dtype) for a in found)
 
-    # -- gelu: always, since the plain one is a dozen passes -------------------------------------------------------------
+    # -- sigmoid, and gelu, this always, since the plain one is a dozen passes -------------------------------------------
 
     def sigmoid(self, x: Any) -> Any:
         fits = x.size >= _SIGMOID_SIZE and x.dtype == np.float32 and x.flags.c_contiguous

@@ -81,7 +81,7 @@ class Adam(Optimizer):
         for row, joined in zip(rows, (x, m, v)):
             at = 0
             for a in row:
-                a.reshape(-1)[...] = joined[at : at + a.size]
+                a[...] = joined[at : at + a.size].reshape(a.shape)  # a moment that was loaded may lie in any order
                 at += a.size
         for p, state in zip(params, states):
             state["step"]._a[...] = step._a

@@ -110,14 +110,12 @@ def matmul(
     fits = out is not None and out.shape == shape and out.dtype in (x.dtype, np.float32) and strides_of(out) is not None
     z = out if out is not None and fits else np.empty(shape, x.dtype)
 
-    by = _by(x, y)
-
     def build(b: Builder) -> Call:
         xd, yd, zd = _as_it_lies(b, x), _as_it_lies(b, y), _as_it_lies(b, z)
         inputs, bd = {c.SRC: xd, c.WEIGHTS: yd}, None
         if bias is not None:
             bd = inputs[c.BIAS] = b.packed((1,) * (len(shape) - 1) + bias.shape, _DTYPES[bias.dtype])
-        return b.call(b.descriptor("matmul", xd, yd, bd, zd, by=by), inputs, {c.DST: zd})
+        return b.call(b.descriptor("matmul", xd, yd, bd, zd, by=_by(x, y)), inputs, {c.DST: zd})
 
     call = cached(("matmul", x.shape, x.strides, y.shape, y.strides, bias is None, dtype, z.strides, z.dtype), build)
     if call is None:

@@ -85,10 +85,7 @@ def _commute(activation: Module, pool: Module) -> bool:
 
 def _joined(layer: Module, activation: Module, x: Any) -> Tensor | None:
     """Both, or None where that is no chain."""
-    if type(activation) is ReLU:
-        name = "relu"
-    else:
-        name = activation.approximate
+    name = "relu" if type(activation) is ReLU else activation.approximate
     if type(layer) is Linear:
         return linear(layer, name, x)
     return (_norm if type(layer) in _NORMS else _convolution)(layer, name, x)

@@ -52,10 +52,25 @@ class Size(tuple[int, ...]):
         return Size(found) if isinstance(i, slice) else found
 
 
+class _InOrder:
+    """`_a` of a tensor that has none yet: made from `_inside`. A tensor's own `_a` hides this; a `__getattr__` would slow every look at
+    any attribute."""
+
+    def __get__(self, t: Any, owner: Any) -> Any:
+        if t is None:
+            return self
+        array = t._inside
+        if array is None:
+            raise AttributeError(f"{owner.__name__!r} object has no attribute '_a'", name="_a", obj=t)
+        t._a = backend.of(array).in_c_order(array)
+        t._inside = None
+        return t._a
+
+
 class Tensor:
     """A multi-dimensional array that can be differentiated."""
 
-    _a: Any
+    _a: Any = _InOrder()
     _inside: Any = None  # the array, as long as there is no `_a`
     _edge: Edge | None = None
     _requires_grad = False
@@ -88,21 +103,13 @@ class Tensor:
             self._a = _moved(self._a, device)
         return self
 
-    def __getattr__(self, name: str) -> Any:
-        """Of what is not there only `_a` can be made, from `_inside`."""
-        array = self._inside if name == "_a" else None
-        if array is None:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
-        self._a = backend.of(array).in_c_order(array)
-        self._inside = None
-        return self._a
-
     def _any_order(self) -> Any:
         """The array, in whatever order it lies in memory."""
         return self._a if self._inside is None or "_a" in self.__dict__ else self._inside
 
     if TYPE_CHECKING:  # methods come from the table in core.methods
 
+        def __getattr__(self, name: str) -> Any: ...
         def __add__(self, other: Any) -> Tensor: ...
         def __radd__(self, other: Any) -> Tensor: ...
         def __sub__(self, other: Any) -> Tensor: ...
@@ -449,7 +456,9 @@ class Tensor:
         """All of this leaf's gradient of one walk."""
         if self._hooks:
             g = self._hooked(g, create_graph)
-        old, self._lent = self._grad, False
+        old = self._grad
+        if self._lent:
+            self._lent = False
         if create_graph:
             self._grad = g if old is None else old + g
         elif old is None and self._home is None:
@@ -491,7 +500,7 @@ class Tensor:
             and g.base is None
             and sys.getrefcount(g) <= self._fresh_references
             and g.flags.c_contiguous
-            and g.dtype == self._a.dtype
+            and g.dtype is self._a.dtype
         ):
             return g
         return backend.of(self._a).xp.array(g, order="C", dtype=self._a.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import weakref
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from core.autograd import Function, backward, detect_anomaly, grad, gradcheck, g
 from core.autograd.function import once_differentiable
 from core.autograd.graph import save_on_cpu, saved_tensors_hooks
 from core.errors import ArgumentError, DTypeError, GraphError, ShapeError
+from core.ops.op import OPS
 
 
 def leaf(*shape: int, seed: int = 0) -> core.Tensor:
@@ -744,3 +746,34 @@ def test_a_gradient_is_computed_where_it_is_to_live(n):
     w.register_hook(seen.append)
     core.nn.functional.linear(x, w).sum().backward()
     assert w.grad._a is home and not np.shares_memory(seen[0]._a, home)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, op in OPS.items() if op.whole is not None))
+@pytest.mark.parametrize("rows", [(4,), (2, 3)])
+@pytest.mark.parametrize("wanted", [w for w in itertools.product((False, True), repeat=3) if any(w)])
+def test_whole_gives_what_the_rules_give(name: str, rows: tuple[int, ...], wanted: tuple[bool, ...], monkeypatch: Any) -> None:
+    """Of every op that has one; all of them take (x, weight, bias)."""
+    op = OPS[name]
+    core.manual_seed(0)
+    xs = [core.randn(*rows, 5), core.randn(6, 5), core.randn(6)]
+    for x, wants in zip(xs, wanted):
+        x.requires_grad_(wants)
+
+    def gradients() -> list[Any]:
+        for x in xs:
+            x.grad = None
+        (op(*xs) ** 2).sum().backward()
+        return [None if x.grad is None else x.grad.numpy() for x in xs]
+
+    found = gradients()
+    calls: list[int] = []
+
+    def none(be: Any, g: Any, wanted: Any, x: Any, w: Any, w_home: Any) -> None:
+        calls.append(1)
+
+    monkeypatch.setattr(op, "whole", none)
+    monkeypatch.setattr(op, "_plans", {})
+    for a, b in zip(found, gradients(), strict=True):
+        assert (a is None) == (b is None)
+        np.testing.assert_array_equal(a, b)
+    assert calls

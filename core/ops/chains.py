@@ -10,17 +10,17 @@ from typing import Any
 
 from core.ops.activation import _gelu_slope
 from core.ops.fused import joint
-from core.ops.linalg import check_linear, linear
+from core.ops.linalg import check_linear, linear, linear_grads
 from core.ops.nn import check_conv, conv
 from core.ops.norm import _standardized
 from core.ops.op import graph, op, pointwise
 
-LINEAR: dict[str, Any] = linear.rules
+LINEAR: dict[str, Any] = {**linear.rules, "whole": linear_grads}
 CONV: dict[str, Any] = conv.rules
 
 
 def _relu_grad(F: Any, g: Any, out: Any) -> Any:
-    return F.relu_grad(g, out)
+    return F.relu_grad(g, out) if F is graph else F._be.relu_grad(g, out)
 
 
 def _add_gelu_grad(F: Any, g: Any, x: Any, y: Any, approximate: str) -> Any:

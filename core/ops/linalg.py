@@ -6,7 +6,7 @@ from typing import Any
 
 from core import dtypes
 from core.errors import DTypeError, ShapeError
-from core.ops.op import graph, op
+from core.ops.op import op
 from core.ops.pointwise import _conj
 
 
@@ -69,10 +69,6 @@ def _linear_dw(F, g, x, w_shape, w_home):
     return F.linear_weight_grad(g, _conj(F, x), w_shape=w_shape, out=w_home)
 
 
-def _linear_db(F, g, b_shape):
-    return F.sum_to(g, shape=b_shape) if F is graph or g.ndim < 2 else F._be.sum_rows(g)
-
-
 @op(
     g=lambda F, gg, x: F.matmul(x, _t(F, gg)),
     x=lambda F, gg, g: F.matmul(g, gg),
@@ -86,10 +82,26 @@ def linear_weight_grad(be, g, x, *, w_shape, out=None):
     return be.matmul(g.T, x, out if fits else None)
 
 
+def linear_grads(be, g, wanted, x, w, w_home):
+    """What the rules of `linear` give."""
+    if g.ndim < 2 or g.dtype.kind == "c":
+        return None
+    of_x, of_w, of_b = wanted
+    dx = be.matmul(g, w) if of_x else None
+    if g.ndim > 2:
+        g = g.reshape(-1, g.shape[-1])
+    dw = None
+    if of_w:
+        fits = w_home is not None and g.dtype == x.dtype == w_home.dtype
+        dw = be.matmul(g.T, x if x.ndim == 2 else x.reshape(-1, x.shape[-1]), w_home if fits else None)
+    return [dx, dw, be.sum_rows(g) if of_b else None]
+
+
 @op(
-    x=lambda F, g, w: (F if F is graph else F._be).matmul(g, _conj(F, w)),
+    x=lambda F, g, w: F.matmul(g, _conj(F, w)),
     w=_linear_dw,
-    b=_linear_db,
+    b=lambda F, g, b_shape: F.sum_to(g, shape=b_shape),
+    whole=linear_grads,
     names=("input", "weight", "bias"),
 )
 def linear(be, x, w, b=None):

@@ -15,6 +15,8 @@ is kept for it:
     a name in `aux`    that further output of the function, which callers do not see
     `wanted`           of a variadic op: which of the inputs want a gradient
 An op that ends with an activation has an `epilogue`, a rule that the gradient of the output goes through, once, before the others see it.
+An op whose gradients share work, or whose rules are dear to call one by one, has a `whole(be, g, wanted, …)`: what all rules give, on raw
+arrays, as a list, or None where it is not the case. It names what it needs as rules do, and gets None for what no wanted rule needs.
 `F` is the namespace of ops. In plain backward it is the ops on raw arrays, so nothing is recorded; when a graph of the gradient is wanted
 it is the ops on Tensors, and the same rule yields a differentiable gradient. A rule that cannot be differentiated this way (a
 fused kernel) has a
@@ -29,7 +31,7 @@ from __future__ import annotations
 import functools
 import inspect
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from operator import itemgetter
 from types import MethodType
@@ -69,6 +71,7 @@ class Op:
         orderly: bool = False,
         narrow: bool = False,
         epilogue: Callable[..., Any] | None = None,
+        whole: Callable[..., Any] | None = None,
     ):
         self.__name__ = self.name = forward.__name__
         self.__doc__ = forward.__doc__
@@ -83,6 +86,7 @@ class Op:
         self.widens = broadcasts and not narrow
         self.composite = composite
         self.epilogue = epilogue
+        self.whole = whole
 
         _, *parameters = inspect.signature(forward).parameters.values()
         positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
@@ -109,6 +113,7 @@ class Op:
         unknown = set(rules) - set(self.inputs)
         assert not unknown, f"{self.name}: rules for {unknown}, which are no inputs"
         self._plans: dict[int, _Plan] = {}
+        OpNode.offer(("self", "other", "result", *self.inputs, *self.outs))
 
     # -- calling -------------------------------------------------------------------------------------------------------
 
@@ -346,7 +351,9 @@ class Op:
 class _Plan:
     """For one set of inputs that want a gradient: what to keep, and how to call each rule."""
 
-    __slots__ = ("wanted", "inputs", "every", "outs", "shapes", "params", "which", "homes", "epilogue", "rules", "keeps")
+    __slots__ = (
+        "wanted", "inputs", "every", "outs", "shapes", "params", "which", "homes", "epilogue", "rules", "whole", "keeps",
+    )  # fmt: skip
 
     def __init__(self, op: Op, mask: int):
         wanted = [(i, op.rules[n]) for i, n in enumerate(op.inputs) if n in op.rules and mask >> i & 1]
@@ -372,6 +379,13 @@ class _Plan:
         self.rules = [
             (i, rule, None if names[i] == order else _picker([order.index(n) for n in names[i]])) for i, rule in wanted
         ]
+        self.whole = None
+        if op.whole is not None:
+            needed = list(inspect.signature(op.whole).parameters)[3:]
+            at = {n: i for i, n in enumerate(order)}
+            gradients = [i in self.wanted for i in range(op.arity)]
+            # behind what is kept stands a None
+            self.whole = op.whole, gradients, _picker([at.get(n, len(order)) for n in needed])
         self.keeps = bool(self.inputs or self.outs or self.every)  # arrays, so that there is something to free
 
 
@@ -451,20 +465,25 @@ class OpNode(Node):
     def name(self) -> str:
         return "".join(part.capitalize() for part in self.op.name.split("_")) + "Backward0"
 
-    def __getattr__(self, name: str) -> Any:
-        """torch's view of what a node keeps: `_saved_self`, `_saved_other`, `_saved_result`."""
-        if not name.startswith("_saved_"):
-            raise AttributeError(f"{self.name()} has no attribute {name!r}")
+    def _saved(self, name: str) -> Any:
+        """What is kept under torch's name (`self`, `other`, `result`) or ours."""
         known = {self.op.outs[i]: k for k, i in enumerate(self.plan.outs, len(self.plan.inputs))}
         known |= {self.op.inputs[i]: k for k, i in enumerate(self.plan.inputs)}
-        torchs = dict(zip(("_saved_self", "_saved_other"), self.op.inputs)) | {"_saved_result": self.op.outs[0]}
-        k = known.get(torchs.get(name, name.removeprefix("_saved_")))
+        torchs = dict(zip(("self", "other"), self.op.inputs)) | {"result": self.op.outs[0]}
+        k = known.get(torchs.get(name, name))
         if k is None:
-            raise AttributeError(f"{self.name()} has no attribute {name!r}")
+            raise AttributeError(f"{self.name()} has no attribute '_saved_{name}'")
         if self.values is None:
             raise GraphError(f"{self.name()}: expected saved values, got a freed graph; pass retain_graph=True")
         edge = self.edges[self.plan.inputs[k]] if k < len(self.plan.inputs) else None
         return self._as_tensors(self.values)[k] if edge is None or isinstance(edge[0], Node) else edge[0]
+
+    @classmethod
+    def offer(cls, names: Iterable[str]) -> None:
+        """Let nodes have these attributes `_saved_…`. No `__getattr__`: it would make every look at a node three times as long."""
+        for name in names:
+            if not hasattr(cls, "_saved_" + name):
+                setattr(cls, "_saved_" + name, property(lambda self, name=name: self._saved(name)))
 
     def free(self) -> None:
         if self.plan.keeps:
@@ -509,6 +528,13 @@ class OpNode(Node):
         if plan.epilogue is not None:
             rule, pick = plan.epilogue
             grads = rule(F, grads, *pick(values))
+        if plan.whole is not None and not create_graph:
+            whole, wanted, take = plan.whole
+            found = whole(self.be, grads, wanted, *take([*values, None]))
+            if found is not None:
+                if state.anomaly:
+                    self._check_nan(found, create_graph)
+                return found
         for i, rule, pick in plan.rules:
             g = rule(F, grads, *(values if pick is None else pick(values)))
             if wide is not None:
@@ -749,6 +775,7 @@ def op(
     orderly: bool = False,
     narrow: bool = False,
     epilogue: Callable[..., Any] | None = None,
+    whole: Callable[..., Any] | None = None,
     **rules: Callable[..., Any],
 ) -> Callable[[Callable[..., Any]], Op]:
     """Make an op of a function; see the top of this module.
@@ -761,7 +788,7 @@ def op(
     def make(forward: Callable[..., Any]) -> Op:
         made = Op(
             forward, rules, view=view, outs=outs, aux=aux, names=names, composite=composite, broadcasts=broadcasts,
-            orderly=orderly, narrow=narrow, epilogue=epilogue,
+            orderly=orderly, narrow=narrow, epilogue=epilogue, whole=whole,
         )  # fmt: skip
         assert made.name not in OPS, f"two ops are called {made.name}"
         OPS[made.name] = made

@@ -43,7 +43,7 @@ def _bare(module: Module) -> bool:
         or module._forward_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or _everywhere.calls()
+        or (_everywhere.active and _everywhere.calls())
         or "forward" in module.__dict__
     )
 
@@ -97,10 +97,10 @@ _OF_LINEAR = {"relu": _ops.linear_relu, "tanh": _ops.linear_gelu}
 def linear(layer: Linear, activation: str, x: Any) -> Tensor | None:
     """activation(x wᵀ + b) for "relu" and "tanh", gelu's form that products have as an epilogue. None where it is not the case."""
     chain = _OF_LINEAR.get(activation)
-    if chain is None or chain.name not in _chains(x):
+    if chain is None or chain.name not in _chains(x) or x._any_order().ndim < 2:
         return None
     w, b = layer.operands()
-    return None if b is None or x.ndim < 2 else chain(x, w, b)
+    return None if b is None else chain.apply((x, w, b), chain.defaults)
 
 
 def _convolution(layer: Any, activation: str, x: Any) -> Tensor | None:

@@ -1,6 +1,7 @@
 """Every optimizer against its rule in NumPy for three steps, and what all of them keep; schedulers against their
 closed forms."""
 
+import copy
 import io
 import math
 
@@ -511,6 +512,35 @@ def test_moments_that_were_loaded_in_another_order_go_on():
         found.append([p, optimizer.state[p]["exp_avg"], optimizer.state[p]["exp_avg_sq"]])
     for a, b in zip(*found, strict=True):
         np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
+
+
+def test_a_copy_of_small_parameters_goes_on_by_itself():
+    """Moments that are updated together lie in one array; those of a copy, and those that are read in, must be its own."""
+    core.manual_seed(0)
+    ps = [nn.Parameter(core.randn(n)) for n in (3, 4)]
+    optimizer = core.optim.Adam(ps, lr=0.1)
+
+    def step(ps, optimizer, value):
+        for p in ps:
+            p.grad = core.full_like(p, value)
+        optimizer.step()
+
+    step(ps, optimizer, 1.0)
+    qs, copied = copy.deepcopy((ps, optimizer))
+    rs = [nn.Parameter(p.detach().clone()) for p in ps]
+    loaded = core.optim.Adam(rs, lr=0.1)
+    loaded.load_state_dict(optimizer.state_dict())
+    before = [optimizer.state[p]["exp_avg"].clone() for p in ps]
+    for params, each in ((qs, copied), (rs, loaded)):
+        step(params, each, -2.0)
+        step(params, each, -2.0)
+    for p, m in zip(ps, before):
+        assert optimizer.state[p]["exp_avg"].equal(m)
+    step(ps, optimizer, -2.0)
+    step(ps, optimizer, -2.0)
+    for p, q, r in zip(ps, qs, rs):
+        assert p.equal(q) and p.equal(r)
+        assert optimizer.state[p]["exp_avg_sq"].equal(copied.state[q]["exp_avg_sq"])
 
 
 def test_kfac_trains_a_small_network_and_resumes():

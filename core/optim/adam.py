@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from core import backend
 from core._tensor import Tensor, wrap
 from core.optim.optimizer import Optimizer, check, counter, zeros_like
 
+_MOMENTS = "exp_avg", "exp_avg_sq"
 _SMALL = 1 << 13  # elements: what has fewer is updated in less time than it takes to begin with it
 
 
@@ -22,6 +25,9 @@ class Adam(Optimizer):
     `weight_decay` adds weight_decay·x to g, or is as in AdamW if decoupled; `amsgrad` uses the greatest v so far.
     Sources: Kingma & Ba 2015; Reddi et al. 2018.
     """
+
+    # of the first of parameters that are updated together: the moments of all, and the two arrays that these are parts of
+    _joint: dict[int, tuple[Sequence[Any], Sequence[Any]]] | None = None
 
     def __init__(
         self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0,
@@ -69,23 +75,28 @@ class Adam(Optimizer):
     def _update_together(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
         """One update of parameters that have made equally many steps."""
         states = [self.state[p] for p in params]
-        rows = [
-            [p._a for p in params],
-            [s["exp_avg"]._a for s in states],
-            [s["exp_avg_sq"]._a for s in states],
-        ]
-        x, m, v = (_joined(row) for row in rows)
-        g = _joined([p._grad._a for p in params if p._grad is not None])
-        step = states[0]["step"]
+        xs, step = [p._a for p in params], states[0]["step"]
+        x, g = _joined(xs), _joined([p._grad._a for p in params if p._grad is not None])
+        m, v = self._moments(params, states)
         self.update(backend.get("cpu"), x, g, {"step": step, "exp_avg": wrap(m), "exp_avg_sq": wrap(v)}, group)
-        for row, joined in zip(rows, (x, m, v)):
-            at = 0
-            for a in row:
-                a[...] = joined[at : at + a.size].reshape(a.shape)  # a moment that was loaded may lie in any order
-                at += a.size
-        for p, state in zip(params, states):
+        for p, x_, new, state in zip(params, xs, _cut(x, xs), states):
+            x_[...] = new
             state["step"]._a[...] = step._a
             p._bump()
+
+    def _moments(self, params: Sequence[Tensor], states: Sequence[dict[str, Any]]) -> Sequence[Any]:
+        """All first moments and all second ones as two arrays, of which those of the parameters are parts from now on."""
+        arrays = [state[name]._a for name in _MOMENTS for state in states]
+        known = self._joint = self._joint or {}
+        parts, joint = known.get(id(params[0]), ((), ()))
+        if len(parts) != len(arrays) or not all(map(operator.is_, parts, arrays)):  # new ones, or loaded
+            n = len(params)
+            joint = [_joined(arrays[:n]), _joined(arrays[n:])]
+            parts = [part for one in joint for part in _cut(one, arrays[:n])]
+            for i, part in enumerate(parts):
+                states[i % n][_MOMENTS[i // n]]._a = part
+            known[id(params[0])] = parts, joint
+        return joint
 
     def update(self, be, x_, g, state, group):
         lr, (beta1, beta2), keep = group["lr"], group["betas"], 1.0
@@ -105,6 +116,12 @@ class Adam(Optimizer):
 
 def _joined(arrays: Sequence[Any]) -> Any:
     return np.concatenate([a.reshape(-1) for a in arrays])
+
+
+def _cut(joined: Any, like: Sequence[Any]) -> list[Any]:
+    """Its parts, in the shapes of the arrays that were joined."""
+    ends = list(accumulate([0, *(a.size for a in like)]))
+    return [joined[start:end].reshape(a.shape) for start, end, a in zip(ends, ends[1:], like)]
 
 
 def _is_small(p: Tensor) -> bool:

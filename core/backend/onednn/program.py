@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from core.backend.onednn import library as c
-from core.backend.onednn.library import ExecArg, Handle, failure
+from core.backend.onednn.library import Handle, failure
 from core.backend.onednn.primitives import _DATA, _LINE, Builder, Call, Described, _mine, packed_strides
 
 _BYTES = 4
@@ -56,7 +56,7 @@ class Program(Call):
         self._made: dict[Hashable, Any] = {}
         self._arrays: list[np.ndarray] = []  # constants
         self._set = b.library.functions["dnnl_memory_set_data_handle"]
-        self._execute = b.library.functions["dnnl_primitive_execute"]
+        self._execute = b.library.execute
         self._bytes = b.library.functions["dnnl_memory_desc_get_size"]
 
     def buffer(self, *shape: int) -> Place:
@@ -80,7 +80,7 @@ class Program(Call):
         constant weights."""
         primitive, more = self._once(("primitive", key), lambda: self._primitive(make(), weights))
         args = [(n, self._memory_at(o)) for n, o in operands.items()] + more
-        self._steps.append((primitive, len(args), (ExecArg * len(args))(*(ExecArg(*a) for a in args))))
+        self._step(primitive, args)
 
     def reorder(self, x: Operand, y: Operand) -> None:
         """y ← x of the same shape"""
@@ -99,6 +99,21 @@ class Program(Call):
 
         key = ("product", *(o[1:] for o in (x, y, z)), adds)
         self.add(key, make, {c.SRC: x, c.WEIGHTS: y, c.DST: z})
+
+    def chain(self, x: Operand, algorithm: int, other: Operand, y: Operand, *ops: tuple[Any, ...]) -> None:
+        """y ← x ∘ other and then the ops in turn: ("eltwise", algorithm, alpha, beta), ("binary", algorithm, operand), ("sum", scale),
+        which adds scale times what y holds."""
+        operands = {c.SRC: x, c.OTHER: other}
+        operands |= {c.AFTER * i + c.OTHER: op[2] for i, op in enumerate(ops, 1) if op[0] == "binary"}
+
+        def make() -> Handle:
+            b = Builder(self._library)
+            described = [tuple(self.described(a) if isinstance(a, Operand) else a for a in op) for op in ops]
+            b.append(*((*op, 0, c.UNDEF) if op[0] == "sum" else op for op in described))
+            return b.descriptor("binary", algorithm, *(self.described(o) for o in (x, other, y)))
+
+        bare = [tuple(a[1:] if isinstance(a, Operand) else a for a in op) for op in ops]
+        self.add(("chain", algorithm, *(o[1:] for o in (x, other, y)), *bare), make, {**operands, c.DST: y})
 
     def constant(self, array: np.ndarray) -> Operand:
         """A float32 matrix as an operand"""

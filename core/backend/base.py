@@ -27,7 +27,7 @@ Ints = tuple[int, ...]
 
 class Backend(NNKernels, RecurrentKernels, ChainKernels):
     device_type: str
-    array_type: type
+    array_type: type[Any]
     xp: Any  # the module that speaks NumPy
     slow_dtype: Any = None  # a floating dtype that element-wise work is better converted from than done in
     raw: Any = None  # the ops as functions of this backend's arrays; `core.ops.op` puts them here

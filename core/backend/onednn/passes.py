@@ -7,6 +7,7 @@ Contract as in `kernels`; False, where something is changed in place, says that 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,15 @@ from core.backend.onednn import library as c
 from core.backend.onednn.primitives import Builder, cached
 from core.backend.onednn.program import Operand, Place, Program, packed
 
+_PIECE = 1 << 18  # elements: what a pass leaves of so many is still in the L3 cache when the next comes
 
-def _operands(size: int, arrays: int, numbers: int) -> list[Operand]:
-    """Arrays of this size, and numbers, which come in one array behind them."""
-    return [packed(Place(i), size) for i in range(arrays)] + [packed(Place(arrays).at(i), 1) for i in range(numbers)]
+
+def _pieces(size: int, arrays: int, numbers: int) -> Iterator[list[Operand]]:
+    """Arrays of this size, a piece of each at a time, and numbers, which come in one array behind them."""
+    for start in range(0, size, _PIECE):
+        n = min(_PIECE, size - start)
+        places = [packed(Place(i).at(start), n) for i in range(arrays)]
+        yield places + [packed(Place(arrays).at(i), 1) for i in range(numbers)]
 
 
 # -- rows ----------------------------------------------------------------------------------------------------------------
@@ -62,9 +68,10 @@ def momentum(
         return False
 
     def build(b: Builder) -> Program:
-        p, (x, g, v, decay, step) = Program(b), _operands(x_.size, 3, 2)
-        p.chain(x, c.MULTIPLY, decay, v, ("binary", c.ADD, g), ("eltwise", c.LINEAR, rate, 0.0), ("sum", momentum))
-        p.chain(v, c.MULTIPLY, step, x, ("sum", 1.0))
+        p = Program(b)
+        for x, g, v, decay, step in _pieces(x_.size, 3, 2):
+            p.chain(x, c.MULTIPLY, decay, v, ("binary", c.ADD, g), ("eltwise", c.LINEAR, rate, 0.0), ("sum", momentum))
+            p.chain(v, c.MULTIPLY, step, x, ("sum", 1.0))
         return p.done()
 
     call = cached(("momentum", x_.size, rate, momentum), build)
@@ -83,14 +90,15 @@ def adam(
     beta1, beta2 = betas
 
     def build(b: Builder) -> Program:
-        p, (x, g, m, v, rate, one, eps, size, keep) = Program(b), _operands(x_.size, 4, 5)
-        p.chain(g, c.MULTIPLY, rate, m, ("sum", beta1))
-        p.chain(g, c.MULTIPLY, g, v, ("eltwise", c.LINEAR, 1 - beta2, 0.0), ("sum", beta2))
-        # ((√v + eps)⁻¹·m·(−size/keep) + x)·keep
-        p.chain(
-            v, c.MULTIPLY, one, x, ("eltwise", c.SQRT, 0.0, 0.0), ("binary", c.ADD, eps), ("eltwise", c.POWER, 1.0, -1.0),
-            ("binary", c.MULTIPLY, m), ("binary", c.MULTIPLY, size), ("sum", 1.0), ("binary", c.MULTIPLY, keep),
-        )  # fmt: skip
+        p = Program(b)
+        for x, g, m, v, rate, one, eps, size, keep in _pieces(x_.size, 4, 5):
+            p.chain(g, c.MULTIPLY, rate, m, ("sum", beta1))
+            p.chain(g, c.MULTIPLY, g, v, ("eltwise", c.LINEAR, 1 - beta2, 0.0), ("sum", beta2))
+            # ((√v + eps)⁻¹·m·(−size/keep) + x)·keep
+            p.chain(
+                v, c.MULTIPLY, one, x, ("eltwise", c.SQRT, 0.0, 0.0), ("binary", c.ADD, eps), ("eltwise", c.POWER, 1.0, -1.0),
+                ("binary", c.MULTIPLY, m), ("binary", c.MULTIPLY, size), ("sum", 1.0), ("binary", c.MULTIPLY, keep),
+            )  # fmt: skip
         return p.done()
 
     call = cached(("adam", x_.size, beta1, beta2), build)

@@ -19,8 +19,9 @@ from core.nn.modules.activation import GELU, ReLU
 from core.nn.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from core.nn.modules.conv import Conv1d, Conv2d, Conv3d
 from core.nn.modules.dropout import Dropout
+from core.nn.modules.hooks import everywhere
 from core.nn.modules.linear import Linear
-from core.nn.modules.module import Module, _everywhere
+from core.nn.modules.module import Module
 from core.nn.modules.pooling import MaxPool1d, MaxPool2d, MaxPool3d
 from core.ops import chains as _ops
 
@@ -43,7 +44,7 @@ def _bare(module: Module) -> bool:
         or module._forward_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or (_everywhere.active and _everywhere.calls())
+        or (everywhere.active and everywhere.calls())
         or "forward" in module.__dict__
     )
 

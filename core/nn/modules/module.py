@@ -15,36 +15,24 @@ from core._tensor import Tensor, wrap
 from core.creation import empty_like
 from core.engine import Handle
 from core.errors import ArgumentError, StateDictError
+from core.nn.modules.hooks import (  # noqa: F401  # torch has the hooks on all modules here, too
+    KINDS,
+    BackwardWatch,
+    announced,
+    everywhere,
+    register,
+    register_module_backward_hook,
+    register_module_buffer_registration_hook,
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+    register_module_full_backward_hook,
+    register_module_full_backward_pre_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from core.nn.parameter import Buffer, Parameter
 
 _IncompatibleKeys = namedtuple("IncompatibleKeys", ["missing_keys", "unexpected_keys"])
-
-
-# kinds of hooks: dicts by the handle's number, as programs that look into torch's find them. The last three are notes about
-# hooks: which want the keyword arguments, which want to be called after an error, too
-_HOOKS = (
-    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
-    "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
-    "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called",
-)  # fmt: skip
-
-
-class _Everywhere:
-    """The hooks of all modules, and `active` once there has been one: a call without hooks looks at nothing else."""
-
-    active = False
-
-    def __init__(self) -> None:
-        self._registration_hooks: dict[int, Any] = {}
-        self.__dict__.update({name: {} for name in _HOOKS})
-
-    def calls(self) -> bool:
-        """Whether there is one now that a call of a module runs."""
-        return self.active and any(getattr(self, name) for name in _HOOKS[:4])
-
-
-_everywhere = _Everywhere()
-
 _EXTRA_STATE_KEY_SUFFIX = "_extra_state"
 
 
@@ -65,13 +53,13 @@ class Module:
         fields["_buffers"] = {}
         fields["_non_persistent_buffers_set"] = set()
         fields["_modules"] = {}
-        fields.update({name: {} for name in _HOOKS})
+        fields.update({name: {} for name in KINDS})
         if self.call_super_init:
             super().__init__(*args, **kwargs)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        for name in _HOOKS:  # kinds of hooks that the pickling version did not know
+        for name in KINDS:  # kinds of hooks that the pickling version did not know
             self.__dict__.setdefault(name, {})
         self.__dict__.setdefault("_non_persistent_buffers_set", set())
 
@@ -87,16 +75,16 @@ class Module:
             or self._forward_hooks
             or self._backward_hooks
             or self._backward_pre_hooks
-            or _everywhere.active
+            or everywhere.active
         ):
             return self.forward(*args, **kwargs)
         after = self._hooks("_forward_hooks")
-        if not (_everywhere._forward_hooks_always_called or self._forward_hooks_always_called):
+        if not (everywhere._forward_hooks_always_called or self._forward_hooks_always_called):
             return self._call_with_hooks(args, kwargs, after)
         try:
             return self._call_with_hooks(args, kwargs, after)
         except Exception:  # hooks that want to be called in any case; what was raised comes first
-            always = {**_everywhere._forward_hooks_always_called, **self._forward_hooks_always_called}
+            always = {**everywhere._forward_hooks_always_called, **self._forward_hooks_always_called}
             for key, hook, with_kwargs in after:
                 if key in always:
                     hook(self, args, kwargs, None) if with_kwargs else hook(self, args, None)
@@ -106,7 +94,7 @@ class Module:
         """(number, hook, whether it wants the keyword arguments): those of all modules, then this one's."""
         return [
             (key, hook, key in getattr(owner, kind + "_with_kwargs"))
-            for owner in (_everywhere, self)
+            for owner in (everywhere, self)
             for key, hook in getattr(owner, kind).items()
         ]
 
@@ -120,9 +108,9 @@ class Module:
                 new = hook(self, args)
                 if new is not None:
                     args = new if isinstance(new, tuple) else (new,)
-        full = [*_everywhere._backward_hooks.values(), *self._backward_hooks.values()]
-        pre = [*_everywhere._backward_pre_hooks.values(), *self._backward_pre_hooks.values()]
-        watch = _BackwardWatch(self, full, pre) if full or pre else None
+        full = [*everywhere._backward_hooks.values(), *self._backward_hooks.values()]
+        pre = [*everywhere._backward_pre_hooks.values(), *self._backward_pre_hooks.values()]
+        watch = BackwardWatch(self, full, pre) if full or pre else None
         if watch is not None:
             args = watch.inputs(args)
         result = self.forward(*args, **kwargs)
@@ -134,7 +122,7 @@ class Module:
 
     def register_forward_pre_hook(self, hook: Any, *, prepend: bool = False, with_kwargs: bool = False) -> Handle:
         """`hook(module, args)` runs before `forward` and may return new arguments."""
-        return _register(self, "_forward_pre_hooks", hook, prepend, with_kwargs=with_kwargs)
+        return register(self, "_forward_pre_hooks", hook, prepend, with_kwargs=with_kwargs)
 
     def register_forward_hook(
         self, hook: Any, *, prepend: bool = False, with_kwargs: bool = False, always_call: bool = False
@@ -142,19 +130,19 @@ class Module:
         """`hook(module, args, output)` runs after `forward` and may return another output; `always_call`: after an
         error, too.
         """
-        return _register(self, "_forward_hooks", hook, prepend, with_kwargs=with_kwargs, always_called=always_call)
+        return register(self, "_forward_hooks", hook, prepend, with_kwargs=with_kwargs, always_called=always_call)
 
     def register_full_backward_hook(self, hook: Any, prepend: bool = False) -> Handle:
         """`hook(module, grad_input, grad_output)` runs when the gradients of the inputs are known and may return
         others.
         """
-        return _register(self, "_backward_hooks", hook, prepend)
+        return register(self, "_backward_hooks", hook, prepend)
 
     register_backward_hook = register_full_backward_hook
 
     def register_full_backward_pre_hook(self, hook: Any, prepend: bool = False) -> Handle:
         """`hook(module, grad_output)` runs when the gradients of the outputs are known and may return others."""
-        return _register(self, "_backward_pre_hooks", hook, prepend)
+        return register(self, "_backward_pre_hooks", hook, prepend)
 
     # -- names ---------------------------------------------------------------------------------------------------------
 
@@ -164,7 +152,7 @@ class Module:
             self.register_parameter(name, value)
         elif isinstance(value, Module):
             _registrable(self, name, "_modules")
-            self._modules[name] = _announced(self, name, value, "module")
+            self._modules[name] = announced(self, name, value, "module")
         elif isinstance(value, Buffer):
             self.register_buffer(name, value, value.persistent)
         elif name in fields.get("_parameters", ()):
@@ -219,7 +207,7 @@ class Module:
             raise ValueError(
                 f"cannot assign non-leaf Tensor to parameter '{name}': expected a leaf, got the result of an op"
             )
-        self._parameters[name] = _announced(self, name, param, "parameter")
+        self._parameters[name] = announced(self, name, param, "parameter")
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a tensor that is state but no parameter; `persistent` ones are part of the state_dict."""
@@ -228,7 +216,7 @@ class Module:
             raise TypeError(
                 f"cannot assign '{type(tensor).__name__}' object to buffer '{name}': expected a Tensor or None"
             )
-        self._buffers[name] = _announced(self, name, tensor, "buffer")
+        self._buffers[name] = announced(self, name, tensor, "buffer")
         if persistent:
             self._non_persistent_buffers_set.discard(name)
         else:
@@ -241,7 +229,7 @@ class Module:
         if not name or "." in name:
             raise KeyError(f"module name: expected a non-empty string without dots, got {name!r}")
         _registrable(self, name, "_modules")
-        self._modules[name] = _announced(self, name, module, "module")
+        self._modules[name] = announced(self, name, module, "module")
 
     def register_module(self, name: str, module: Module | None) -> None:
         """`add_module` under another name."""
@@ -632,148 +620,3 @@ def _registrable(module: Module, name: str, room: str) -> None:
         del fields[name]
     elif hasattr(type(module), name) and name not in fields[room]:
         raise KeyError(f"attribute '{name}' already exists")
-
-
-def _announced(module: Module, name: str, value: Any, kind: str) -> Any:
-    """What is about to be registered, after the hooks on registration have seen it; they may return another."""
-    for wanted, hook in list(_everywhere._registration_hooks.values()):
-        if wanted == kind and value is not None:
-            new = hook(module, name, value)
-            value = value if new is None else new
-    return value
-
-
-def _register(owner: Module | _Everywhere, attribute: str, hook: Any, prepend: bool = False, **notes: bool) -> Handle:
-    handle = Handle.of(owner, attribute, hook)
-    for note, holds in notes.items():
-        if holds:
-            getattr(owner, f"{attribute}_{note}")[handle.id] = True
-    if prepend:
-        hooks = handle.hooks
-        others = {k: v for k, v in hooks.items() if k != handle.id}
-        hooks.clear()
-        hooks[handle.id] = hook
-        hooks.update(others)
-    return handle
-
-
-# -- hooks on all modules
-# ------------------------------------------------------------------------------------------------
-
-
-def _register_everywhere(attribute: str, hook: Any, **notes: bool) -> Handle:
-    _everywhere.active = True
-    return _register(_everywhere, attribute, hook, **notes)
-
-
-def register_module_forward_pre_hook(hook: Any) -> Handle:
-    """`hook(module, args)` runs before `forward` of every module."""
-    return _register_everywhere("_forward_pre_hooks", hook)
-
-
-def register_module_forward_hook(hook: Any, *, with_kwargs: bool = False, always_call: bool = False) -> Handle:
-    """`hook(module, args, output)` runs after `forward` of every module."""
-    return _register_everywhere("_forward_hooks", hook, with_kwargs=with_kwargs, always_called=always_call)
-
-
-def register_module_full_backward_hook(hook: Any) -> Handle:
-    """`hook(module, grad_input, grad_output)` runs when the gradients of the inputs of any module are known."""
-    return _register_everywhere("_backward_hooks", hook)
-
-
-def register_module_full_backward_pre_hook(hook: Any) -> Handle:
-    """`hook(module, grad_output)` runs when the gradients of the outputs of any module are known."""
-    return _register_everywhere("_backward_pre_hooks", hook)
-
-
-register_module_backward_hook = register_module_full_backward_hook
-
-
-def register_module_parameter_registration_hook(hook: Any) -> Handle:
-    """`hook(module, name, parameter)` runs when any module gets a parameter, and may return another."""
-    return Handle.of(_everywhere, "_registration_hooks", ("parameter", hook))
-
-
-def register_module_buffer_registration_hook(hook: Any) -> Handle:
-    """`hook(module, name, buffer)` runs when any module gets a buffer, and may return another."""
-    return Handle.of(_everywhere, "_registration_hooks", ("buffer", hook))
-
-
-def register_module_module_registration_hook(hook: Any) -> Handle:
-    """`hook(module, name, submodule)` runs when any module gets a child, and may return another."""
-    return Handle.of(_everywhere, "_registration_hooks", ("module", hook))
-
-
-# -- backward hooks
-# ------------------------------------------------------------------------------------------------------
-
-
-class _BackwardWatch:
-    """One call of a module with backward hooks: identity functions at its inputs and outputs see the gradients pass."""
-
-    def __init__(self, module: Module, full: list[Any], pre: list[Any]):
-        self.module = module
-        self.full = full
-        self.pre = pre
-        self.grad_output: tuple[Any, ...] = ()
-        self.watching_inputs = False
-
-    def inputs(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        self.positions = [i for i, a in enumerate(args) if isinstance(a, Tensor) and a._requires_grad]
-        self.count = len(args)
-        if not self.positions or not self.full:
-            return args
-        self.watching_inputs = True
-        passed = _pass(lambda *gs: self._at_inputs(gs), *(args[i] for i in self.positions))
-        new = list(args)
-        for i, t in zip(self.positions, passed):
-            new[i] = t
-        return tuple(new)
-
-    def outputs(self, result: Any) -> Any:
-        many = isinstance(result, (tuple, list))
-        outs = list(result) if many else [result]
-        at = [i for i, t in enumerate(outs) if isinstance(t, Tensor) and t._requires_grad]
-        if not at:
-            return result
-        for i, t in zip(at, _pass(lambda *gs: self._at_outputs(gs), *(outs[i] for i in at))):
-            outs[i] = t
-        return type(result)(outs) if many else outs[0]
-
-    def _at_outputs(self, gs: tuple[Any, ...]) -> tuple[Any, ...]:
-        for hook in self.pre:
-            new = hook(self.module, gs)
-            if new is not None:
-                gs = new if isinstance(new, tuple) else (new,)
-        self.grad_output = gs
-        if not self.watching_inputs:
-            for hook in self.full:
-                hook(self.module, (None,) * self.count, gs)
-        return gs
-
-    def _at_inputs(self, gs: tuple[Any, ...]) -> tuple[Any, ...]:
-        for hook in self.full:
-            grad_input: list[Any] = [None] * self.count
-            for i, g in zip(self.positions, gs):
-                grad_input[i] = g
-            new = hook(self.module, tuple(grad_input), self.grad_output)
-            if new is not None:
-                new = new if isinstance(new, tuple) else (new,)
-                gs = tuple(new[i] for i in self.positions)
-        return gs
-
-
-def _pass(on_gradients: Callable[..., Any], *tensors: Tensor) -> tuple[Any, ...]:
-    """The tensors, unchanged; their gradients pass through `on_gradients` together."""
-    from core.autograd.function import Function
-
-    class Pass(Function):
-        @staticmethod
-        def forward(ctx: Any, *xs: Tensor) -> tuple[Tensor, ...]:
-            return tuple(wrap(x._a) for x in xs)
-
-        @staticmethod
-        def backward(ctx: Any, *gs: Any) -> Any:
-            return on_gradients(*gs)
-
-    return Pass.apply(*tensors)

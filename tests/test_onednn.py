@@ -20,7 +20,7 @@ import core.nn.functional as F
 from core.backend import threads
 from core.backend.base import Backend, conv_out_shape
 from core.backend.cpu import CPUBackend, description
-from core.backend.onednn import columns, images, kernels, library, primitives, stack, winograd
+from core.backend.onednn import columns, convolution, images, kernels, library, primitives, stack, winograd
 from core.errors import ArgumentError
 
 needs_library = pytest.mark.skipif(library.get() is None, reason=f"no oneDNN here: {library.reason()}")
@@ -88,6 +88,8 @@ def conv_rows() -> Iterator[tuple[str, Row]]:
         ((2, 5, 21), (7, 5, 4), (3,), (2,), (2,), 1),
         ((5, 6, 4, 3), (9, 6, 4, 3), (2, 1), (0, 0), (1, 1), 1),
         ((2, 4, 5, 6, 7), (6, 2, 2, 3, 3), (1, 2, 1), (1, 1, 0), (1, 1, 2), 2),
+        ((3, 64, 6, 6), (32, 64, 4, 4), (2, 2), (1, 1), (1, 1), 1),  # filters share lines of the cache
+        ((2, 1024, 3, 2), (16, 1024, 1, 1), (1, 1), (0, 0), (1, 1), 1),
     ]
     for x, w, *rest, groups in geometries:
         stride, padding, dilation = rest
@@ -110,6 +112,7 @@ def pool_rows() -> Iterator[tuple[str, Row]]:
         ((1, 2, 6, 5, 7), (2, 2, 3), (2, 2, 2), (0, 1, 1), (1, 1, 1), 0),
         ((3, 2, 6, 5, 7), (2, 2, 3), (2, 2, 3), (0, 0, 0), (1, 1, 1), 0),
         ((1, 1, 20, 20), (17, 17), (1, 1), (0, 0), (1, 1), 0),  # more offsets than a byte can number
+        ((7, 6, 64, 90), (2, 3), (2, 3), (0, 0), (1, 1), 0),  # some samples at a time
     ]
     for x, k, stride, padding, dilation, beyond in geometries:
         out = tuple(n + beyond for n in conv_out_shape(x[2:], k, stride, padding, dilation))
@@ -418,10 +421,21 @@ def test_winograd() -> None:
 def test_the_faster_way_is_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """… and not the general one instead, which would have the same numbers."""
     primitives.clear()
-    monkeypatch.setattr(images, "_either", None)
+    monkeypatch.setattr(convolution, "_either", None)
     kernel, arrays, params = ROWS[name]
     getattr(CPU, kernel)(*map(LAYOUTS["channels_last"], arrays[:2]), *arrays[2:], *params)
     primitives.clear()
+
+
+@needs_library
+def test_filters_apart() -> None:
+    """A copy where they share lines of the cache, and only there."""
+    w = drawn(32, 64, 4, 4)
+    y = convolution._apart(w)
+    assert y.strides[0] % 4096 and not np.shares_memory(w, y)
+    np.testing.assert_array_equal(w, y)
+    for w in drawn(32, 65, 4, 4), drawn(8, 64, 4, 4), drawn(32, 64, 4, 4).astype(bfloat16):
+        assert convolution._apart(w) is w
 
 
 @needs_library
@@ -616,7 +630,7 @@ def test_nothing_leaks_and_nothing_is_destroyed_twice(monkeypatch: pytest.Monkey
     def some(n: int) -> None:
         for i in range(n):
             kernels.matmul(drawn(2 + i, 3), drawn(3, 4))
-            images.conv(drawn(1, 2, 5 + i, 5), drawn(3, 2, 2, 2), None, (4 + i, 4), (1, 1), (0, 0), (1, 1), 1)
+            convolution.conv(drawn(1, 2, 5 + i, 5), drawn(3, 2, 2, 2), None, (4 + i, 4), (1, 1), (0, 0), (1, 1), 1)
 
     some(5)
     full = len(library.Handle.alive)

@@ -343,18 +343,20 @@ class Backend(NNKernels, RecurrentKernels, ChainKernels):
 
     fuses_cross_entropy = False  # whether this is faster than a log_softmax and a choice from it
 
-    def cross_entropy(self, x: Any, target: Any, w: Any, ignored: int) -> tuple[Any, Any]:
-        """Losses (N) and ln Σ eˣ (N)"""
+    def cross_entropy(self, x: Any, target: Any, w: Any, ignored: int) -> tuple[Any, Any, int | None]:
+        """Losses (N), ln Σ eˣ (N), and how many are not ignored, where that is known"""
         xp = self.xp
         x = x.astype(np.float32) if x.dtype.itemsize == 2 else x
         top = x.max(axis=1, keepdims=True)
         lse = xp.log(xp.exp(x - top).sum(axis=1)) + top[:, 0]
         weight, safe, wrong = self._class_weights(target, w, x.shape[1], ignored, lse.dtype)
         loss = (lse - xp.take_along_axis(x, safe[:, None], axis=1)[:, 0]) * weight
-        return xp.where(wrong, xp.nan, xp.where(weight == 0, 0, loss)).astype(lse.dtype), lse
+        return xp.where(wrong, xp.nan, xp.where(weight == 0, 0, loss)).astype(lse.dtype), lse, None
 
-    def cross_entropy_total(self, loss: Any, x: Any, target: Any, w: Any, ignored: int, mean: bool) -> tuple[Any, Any]:
-        """Σ loss, divided by the weights of what is not ignored if `mean`, and those weights' sum."""
+    def cross_entropy_total(
+        self, loss: Any, x: Any, target: Any, w: Any, ignored: int, mean: bool, count: int | None
+    ) -> tuple[Any, Any]:  # fmt: skip
+        """Σ loss, divided by the weights of what is not ignored if `mean`, and those weights' sum. `count`: see `cross_entropy`."""
         weight, _, _ = self._class_weights(target, w, x.shape[1], ignored, loss.dtype)
         total = weight.sum()
         with np.errstate(invalid="ignore"):

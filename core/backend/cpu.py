@@ -20,7 +20,18 @@ from ml_dtypes import bfloat16
 
 from core.backend import memory, threads
 from core.backend.base import Backend, Ints, conv_out_shape
-from core.backend.onednn import attention, images, kernels, library, passes, pooling, recurrent, steps
+from core.backend.onednn import (
+    attention,
+    convolution,
+    images,
+    kernels,
+    library,
+    normalisation,
+    passes,
+    pooling,
+    recurrent,
+    steps,
+)
 from core.backend.recurrence import together
 from core.errors import RangeError
 
@@ -49,7 +60,8 @@ _DOT = 1 << 10  # elements that are summed by one dot product: more would lose d
 _CHANNEL_LENGTH = 16  # elements of a channel of a sample, from which BLAS sums them faster than NumPy
 
 _BFLOAT16 = np.dtype(bfloat16)
-_BITS = {np.dtype(np.float32): np.int32, _BFLOAT16: np.int16}
+_FLOAT32 = np.dtype(np.float32)
+_BITS = {_FLOAT32: np.int32, _BFLOAT16: np.int16}
 _ZEROS = {d: np.zeros((), d) for d in _BITS}  # as arrays: a ufunc takes twice as long to begin with a Python number
 
 
@@ -108,11 +120,12 @@ class CPUBackend(Backend):
         return super().sum_channels(x)
 
     def sum_rows(self, x: Any) -> Any:
-        if x.dtype == np.float32 and _are_apart(x) and x.size:
-            return _ones(len(x)) @ x  # `dot` would make a copy
-        if x.dtype == np.float32 and x.flags.c_contiguous and x.size:
-            rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-            return _ones(len(rows)).dot(rows)
+        if x.dtype == _FLOAT32 and x.size:
+            if x.flags.c_contiguous:
+                rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+                return _ones(len(rows)).dot(rows)
+            if _are_apart(x):
+                return _ones(len(x)) @ x  # `dot` would make a copy
         if x.dtype == _BFLOAT16:
             return self.sum_rows(self._widened(x)).astype(x.dtype)
         return super().sum_rows(x)
@@ -154,7 +167,7 @@ class CPUBackend(Backend):
 
     def relu_grad(self, g: Any, y: Any) -> Any:
         bits = _BITS.get(y.dtype)
-        if bits is None or g.dtype != y.dtype or not (_whole(g) and _whole(y)):
+        if bits is None or g.dtype is not y.dtype or not (_whole(g) and _whole(y)):
             return super().relu_grad(g, y)
         if y.size < _MASK_SIZE and y.itemsize == 4:
             dx, zero = np.array(g, order="K"), _ZEROS[y.dtype]
@@ -244,26 +257,26 @@ class CPUBackend(Backend):
 
     def conv(self, x: Any, w: Any, b: Any | None, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
         out = conv_out_shape(x.shape[2:], w.shape[2:], stride, padding, dilation)
-        y = images.conv(x, w, b, out, stride, padding, dilation, groups)
+        y = convolution.conv(x, w, b, out, stride, padding, dilation, groups)
         return super().conv(x, w, b, stride, padding, dilation, groups) if y is None else y
 
     def conv_relu(self, x: Any, w: Any, b: Any | None, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
         y = None
-        if images.stays_finite(x, w, b):
+        if convolution.stays_finite(x, w, b):
             out = conv_out_shape(x.shape[2:], w.shape[2:], stride, padding, dilation)
-            y = images.conv(x, w, b, out, stride, padding, dilation, groups, rectified=True)
+            y = convolution.conv(x, w, b, out, stride, padding, dilation, groups, rectified=True)
         return super().conv_relu(x, w, b, stride, padding, dilation, groups) if y is None else y
 
     def conv_input_grad(
         self, g: Any, w: Any, x_shape: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int
     ) -> Any:
-        dx = images.conv_input_grad(g, w, x_shape, stride, padding, dilation, groups)
+        dx = convolution.conv_input_grad(g, w, x_shape, stride, padding, dilation, groups)
         return super().conv_input_grad(g, w, x_shape, stride, padding, dilation, groups) if dx is None else dx
 
     def conv_weight_grad(
         self, g: Any, x: Any, w_shape: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int
     ) -> Any:
-        dw = images.conv_weight_grad(g, x, w_shape, stride, padding, dilation, groups)
+        dw = convolution.conv_weight_grad(g, x, w_shape, stride, padding, dilation, groups)
         return super().conv_weight_grad(g, x, w_shape, stride, padding, dilation, groups) if dw is None else dw
 
     def max_pool(self, x: Any, k: Ints, out: Ints, stride: Ints, padding: Ints, dilation: Ints) -> tuple[Any, Any]:
@@ -288,7 +301,8 @@ class CPUBackend(Backend):
 
     fuses_cross_entropy = True
 
-    def cross_entropy(self, x: Any, target: Any, w: Any, ignored: int) -> tuple[Any, Any]:
+    def cross_entropy(self, x: Any, target: Any, w: Any, ignored: int) -> tuple[Any, Any, int | None]:
+        """Losses (N), softmax less 1 at the class (N, C), and how many are not ignored, if none has a weight"""
         if not x.size:
             return super().cross_entropy(x, target, w, ignored)
         safe, seen = target, None
@@ -301,43 +315,44 @@ class CPUBackend(Backend):
                 )
             safe = np.where(seen, target, 0)
         x = x.astype(np.float32) if x.itemsize == 2 else x
-        top = x.max(axis=1, keepdims=True)
+        top, places = np.maximum.reduce(x, axis=1, keepdims=True), _places(x, safe)  # which is what `x.max` calls
         p = passes.exp_less(x, top) if x.size >= _EXP_SIZE else None
         if p is None:
             p = np.subtract(x, top, order="C")
-            picked = p.take(_places(p, safe))
+            picked = p.take(places)
             np.exp(p, out=p)
         else:
-            picked = x.take(_places(x, safe)) - top[:, 0]
+            picked = x.take(places) - top[:, 0]
         total = _row_sums(p)
         p /= total
+        p.reshape(-1)[places] -= 1
         loss = np.log(total, out=total)[:, 0]
         loss -= picked
         if w is not None:
             loss *= w[safe]
-        if seen is not None:
-            loss[~seen] = 0
-        return loss, p
+        if seen is None:
+            return loss, p, len(loss) if w is None else None
+        loss[~seen] = 0
+        return loss, p, int(np.count_nonzero(seen)) if w is None else None
 
-    def cross_entropy_total(self, loss: Any, x: Any, target: Any, w: Any, ignored: int, mean: bool) -> tuple[Any, Any]:
-        if w is not None:
-            return super().cross_entropy_total(loss, x, target, w, ignored, mean)
-        total = loss.dtype.type(np.count_nonzero(target != ignored))
-        loss = np.add.reduce(loss)
-        return loss if not mean else loss / total if total else loss.dtype.type(np.nan), total
+    def cross_entropy_total(
+        self, loss: Any, x: Any, target: Any, w: Any, ignored: int, mean: bool, count: int | None
+    ) -> tuple[Any, Any]:  # fmt: skip
+        if count is None:
+            return super().cross_entropy_total(loss, x, target, w, ignored, mean, count)
+        total, summed = loss.dtype.type(count), np.add.reduce(loss)
+        return summed if not mean else summed / total if count else loss.dtype.type(np.nan), total
 
     def cross_entropy_grad(self, g: Any, x: Any, target: Any, w: Any, lse: Any, total: Any, ignored: int) -> Any:
         if lse.ndim == 1:
             return super().cross_entropy_grad(g, x, target, w, lse, total, ignored)
-        p, safe, seen = lse, target, None
+        slope, seen = lse, None
         if w is not None or total is None or not len(target) == total < 1 << 24:  # else all have been counted
             seen = target != ignored
-            safe = np.where(seen, target, 0)
-        scale = np.asarray(g if total is None else g / total, dtype=p.dtype)
+        scale = np.asarray(g if total is None else g / total, dtype=slope.dtype)
         if w is not None:
-            scale = scale * w[safe]
-        dx = p * (scale[:, None] if scale.ndim else scale)
-        dx.reshape(-1)[_places(p, safe)] -= scale
+            scale = scale * w[np.where(target != ignored, target, 0)]
+        dx = slope * (scale[:, None] if scale.ndim else scale)
         if seen is not None:
             dx[~seen] = 0
         return dx if dx.dtype == x.dtype else self.cast(dx, x.dtype)
@@ -461,10 +476,10 @@ class CPUBackend(Backend):
         return super().normalize_relu(x, w, b, axes, eps) if found is None else found
 
     def _by_batch(self, x: Any, w: Any, b: Any, axes: Ints, eps: float, rectified: bool) -> tuple[Any, ...] | None:
-        """`images.normalize_by_batch` where it is the case."""
+        """`normalisation.normalize_by_batch` where it is the case."""
         if w is None or b is None or not _are_last(x, axes, _BATCH_SIZE) or not w.size == b.size == x.shape[1]:
             return None
-        found = images.normalize_by_batch(x, _vector(w), _vector(b), eps, rectified)
+        found = normalisation.normalize_by_batch(x, _vector(w), _vector(b), eps, rectified)
         if found is None:
             return None
         y, mean, variance, kept = found
@@ -477,7 +492,7 @@ class CPUBackend(Backend):
             if found is not None:
                 return found[0][..., None], found[1][..., None]
         elif _are_last(x, axes):
-            found = images.channel_moments(x)
+            found = normalisation.channel_moments(x)
             if found is not None:
                 like = _like(x)
                 return found[0].reshape(like), found[1].reshape(like)
@@ -496,7 +511,7 @@ class CPUBackend(Backend):
             if y is not None:
                 return y
         elif _are_last(x, axes) and w.size == b.size == mean.size == x.shape[1]:
-            y = images.normalize_channels(x, *(_vector(a) for a in (w, b, mean, rstd)))
+            y = normalisation.normalize_channels(x, *(_vector(a) for a in (w, b, mean, rstd)))
             if y is not None:
                 return y
         elif _are_channels(x, axes) and w.size == b.size == mean.size == x.shape[1] and w.dtype == x.dtype:
@@ -516,7 +531,7 @@ class CPUBackend(Backend):
             if found is not None:
                 return _like_weights(found, w, b)
         elif _are_last(x, axes, _BATCH_SIZE) and w.size == b.size == mean.size == x.shape[1]:
-            found = images.normalize_channels_grad(g, x, *(_vector(a) for a in (w, mean, rstd)))
+            found = normalisation.normalize_channels_grad(g, x, *(_vector(a) for a in (w, mean, rstd)))
             if found is not None:
                 return _like_weights(found, w, b)
         elif (
@@ -541,7 +556,7 @@ class CPUBackend(Backend):
     ) -> tuple[Any, Any, Any]:
         if kept.size:
             weight, centre, scale = (_vector(a) for a in (w, mean, rstd))
-            found = images.normalize_channels_grad(g, x, weight, centre, scale, kept)
+            found = normalisation.normalize_channels_grad(g, x, weight, centre, scale, kept)
             if found is not None:
                 return _like_weights(found, w, b)
         return super().normalize_relu_grad(g, x, w, b, y, mean, rstd, kept, axes)
@@ -636,6 +651,7 @@ def _are_channels(x: Any, axes: Ints) -> bool:
     )
 
 
+_FEW = 32  # numbers that Python looks through sooner than NumPy
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
@@ -643,15 +659,24 @@ def _are_classes(target: np.ndarray, classes: int, ignored: int) -> bool:
     """Whether each target is a class, 0 to `classes` − 1, and none is ignored. It may say no although it is so."""
     if 0 <= ignored < classes:
         return False
+    if len(target) <= _FEW:
+        labels = target.tolist()
+        return min(labels) >= 0 and max(labels) < classes
     unsigned = target.view(_UNSIGNED[target.itemsize])  # what is negative is large
     return np.maximum.reduce(unsigned, axis=None) < classes
 
 
 def _places(p: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Where in the flat p, which is (N, C), p[n, target[n]] are."""
-    places = np.arange(0, p.size, p.shape[1])
-    places += target.astype(places.dtype, copy=False)
-    return places
+    n, c = p.shape
+    starts = _starts(n, c) if n <= len(_ONES) else np.arange(0, n * c, c)
+    return starts + target.astype(starts.dtype, copy=False)
+
+
+@functools.lru_cache(maxsize=16)
+def _starts(n: int, c: int) -> np.ndarray:
+    """Where the rows of (n, c) begin; shared, so nobody writes to it."""
+    return np.arange(0, n * c, c)
 
 
 def _channel_sums(x: np.ndarray) -> np.ndarray:
@@ -669,11 +694,16 @@ def _ones(n: int) -> np.ndarray:
 
 def _row_sums(x: np.ndarray) -> np.ndarray:
     """(N, C) -> (N, 1)"""
-    ones = (_ones(x.shape[1]) if x.dtype == np.float32 else np.ones(x.shape[1], x.dtype))[:, None]
+    ones = _column(x.shape[1]) if x.dtype == _FLOAT32 else np.ones((x.shape[1], 1), x.dtype)
     if x.shape[1] != _FLAGGED:
         return x.dot(ones)
     with np.errstate(invalid="ignore"):
         return x.dot(ones)
+
+
+@functools.lru_cache(maxsize=16)
+def _column(n: int) -> np.ndarray:
+    return np.ones((n, 1), np.float32)
 
 
 def _channel_dots(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -111,8 +111,8 @@ def cross_entropy_rows(be, x, target, w=None, *, ignore_index=-100, reduction="m
         )
     if reduction not in ("none", "mean", "sum"):
         raise ArgumentError(f"cross_entropy: expected reduction 'none', 'mean' or 'sum', got {reduction!r}")
-    loss, lse = be.cross_entropy(x, target, w, ignore_index)
+    loss, lse, count = be.cross_entropy(x, target, w, ignore_index)
     total = lse
     if reduction != "none":
-        loss, total = be.cross_entropy_total(loss, x, target, w, ignore_index, reduction == "mean")
+        loss, total = be.cross_entropy_total(loss, x, target, w, ignore_index, reduction == "mean", count)
     return loss if wide or loss.dtype == x.dtype else loss.astype(x.dtype), lse, total

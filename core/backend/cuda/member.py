@@ -404,13 +404,15 @@ class CUDABackend(Backend):
 
     fuses_cross_entropy = True
 
-    def cross_entropy(self, x: Any, target: Any, w: Any, ignored: int) -> tuple[Any, Any]:
+    def cross_entropy(self, x: Any, target: Any, w: Any, ignored: int) -> tuple[Any, Any, int | None]:
         found = rows.cross_entropy(self, x, target, w, ignored)
-        return super().cross_entropy(x, target, w, ignored) if found is None else found
+        return super().cross_entropy(x, target, w, ignored) if found is None else (*found, None)
 
-    def cross_entropy_total(self, loss: Any, x: Any, target: Any, w: Any, ignored: int, mean: bool) -> tuple[Any, Any]:
+    def cross_entropy_total(
+        self, loss: Any, x: Any, target: Any, w: Any, ignored: int, mean: bool, count: int | None
+    ) -> tuple[Any, Any]:  # fmt: skip
         found = rows.cross_entropy_total(self, loss, x, target, w, ignored, mean)
-        return super().cross_entropy_total(loss, x, target, w, ignored, mean) if found is None else found
+        return super().cross_entropy_total(loss, x, target, w, ignored, mean, count) if found is None else found
 
     def cross_entropy_grad(self, g: Any, x: Any, target: Any, w: Any, lse: Any, total: Any, ignored: int) -> Any:
         dx = rows.cross_entropy_grad(self, g, x, target, w, lse, total, ignored)

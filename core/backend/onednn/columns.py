@@ -9,6 +9,7 @@ images lie channels-last, that is the same image. A 5×5 filter is then multipli
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,12 +17,13 @@ import numpy as np
 from core.backend.onednn import library as c
 from core.backend.onednn.kernels import _DTYPES, Ints, _as_it_lies, _finite, channels_last
 from core.backend.onednn.library import Handle
-from core.backend.onednn.primitives import Builder, Call, cached, dims, last_strides
+from core.backend.onednn.primitives import CAPACITY, Builder, Call, cached, dims, last_strides
 
 _LANES = 16
 WORK = 1 << 18  # vectors of products, below which the longer filters cost more than they save
 _GAIN = 0.8  # of the products, at most so many are left
-_FEW_CHANNELS = 4  # below so many, oneDNN likes x channels-last; more it likes better in blocks
+# below so many, oneDNN likes x channels-last; more it likes better in blocks, but for vectors of them where columns stand alone
+_FEW_CHANNELS = 4
 
 
 class _Wide(NamedTuple):
@@ -44,6 +46,7 @@ class _Wide(NamedTuple):
         return b.strided(self.x_shape, self.dtype, last_strides(self.x_shape))
 
 
+@lru_cache(maxsize=CAPACITY)
 def together(n: int, w_shape: Ints, out: Ints, stride: Ints) -> int:
     """How many columns of (N, K, *out) to compute as one for the least work, 1 if that is not worth it."""
     filters, channels, *k = w_shape
@@ -63,14 +66,14 @@ def conv(
 ) -> bool:
     """(N, C, *in), (K, C, *k), (K) -> y, (N, K, *out) channels-last; whether it could be computed. Only of what is finite: a zero of the
     longer filters times ∞ is NaN."""
-    it = _wide(x.shape, w.shape, y, stride, padding)
+    it = _wide(x.shape, w.shape, y.shape, stride, padding, y.dtype)
     if it is None or not _finite(x):
         return False
     longer = np.zeros((it.together, *w.shape[:-1], it.w_shape[-1]), w.dtype)
     for part, own in zip(longer, _own(w.shape, it)):
         part[own] = w
     if bias is not None:
-        bias = np.tile(bias, it.together)
+        bias = np.concatenate([bias] * it.together)
     return _convolved(x, longer, bias, _folded(y, it.together), it, rectified)
 
 
@@ -88,7 +91,8 @@ def _convolved(
             b.append(("eltwise", c.RELU, 0.0, 0.0))
         bd = None if bias is None else b.packed((it.w_shape[0],), it.dtype)
         xd, yd, wd = _image(b, x), _as_it_lies(b, y), b.any(it.w_shape, it.dtype)
-        inside = b.any(it.x_shape, it.dtype) if it.x_shape[1] >= _FEW_CHANNELS else it.channels_last(b)
+        last = it.x_shape[1] < _FEW_CHANNELS or (it.together == 1 and it.x_shape[1] >= _LANES)
+        inside = it.channels_last(b) if last else b.any(it.x_shape, it.dtype)
         d = b.descriptor("convolution_forward", c.TRAINING, c.DIRECT, inside, wd, bd, yd, *it.places())
         inputs: dict[int, Handle] = {c.SRC: xd, c.WEIGHTS: b.packed(it.w_shape, it.dtype)}
         return b.call(d, inputs if bd is None else {**inputs, c.BIAS: bd}, {c.DST: yd})
@@ -112,7 +116,7 @@ def conv_input_grad(g: np.ndarray, w: np.ndarray, dx: np.ndarray, padding: Ints)
 
 def conv_weight_grad(g: np.ndarray, x: np.ndarray, w_shape: Ints, stride: Ints, padding: Ints) -> np.ndarray | None:
     """(N, K, *out) channels-last, (N, C, *in) -> (K, C, *k)"""
-    it = _wide(x.shape, w_shape, g, stride, padding)
+    it = _wide(x.shape, w_shape, g.shape, stride, padding, g.dtype)
     if it is None:
         return None
     narrow = _folded(g, it.together)
@@ -132,16 +136,17 @@ def conv_weight_grad(g: np.ndarray, x: np.ndarray, w_shape: Ints, stride: Ints, 
     return sum(rest, first)
 
 
-def _wide(x_shape: Ints, w_shape: Ints, y: np.ndarray, stride: Ints, padding: Ints) -> _Wide | None:
+@lru_cache(maxsize=CAPACITY)
+def _wide(x: Ints, w: Ints, y: Ints, stride: Ints, padding: Ints, dtype: np.dtype) -> _Wide | None:
     """What is computed in place of this; None where it is not worth it, or x has places at its end that meet no result."""
-    k, size, out = w_shape[2:], x_shape[2:], y.shape[2:]
-    m = together(len(y), w_shape, out, stride)
-    right = tuple((o - 1) * s + t - i - p for o, s, t, i, p in zip(out, stride, k, size, padding))
+    n, filters, *out = y
+    m = together(n, w, tuple(out), stride)
+    right = tuple((o - 1) * s + t - i - p for o, s, t, i, p in zip(out, stride, w[2:], x[2:], padding))
     if m == 1 or min(right) < 0:
         return None
-    longer = (m * w_shape[0], *w_shape[1:-1], k[-1] + (m - 1) * stride[-1])
-    strides = (*stride[:-1], m * stride[-1])
-    return _Wide(m, x_shape, longer, _folded(y, m).shape, strides, padding, right, _DTYPES[y.dtype])
+    longer = (m * filters, *w[1:-1], w[-1] + (m - 1) * stride[-1])
+    folded = (n, m * filters, *out[:-1], out[-1] // m)
+    return _Wide(m, x, longer, folded, (*stride[:-1], m * stride[-1]), padding, right, _DTYPES[dtype])
 
 
 def _image(b: Builder, x: np.ndarray) -> Handle:

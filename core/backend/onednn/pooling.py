@@ -6,17 +6,19 @@ Contract: that of `images`; results lie as what comes in does.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from core.backend.onednn import library as c
-from core.backend.onednn.images import _empty, _in_order, lies_channels_last
+from core.backend.onednn.images import empty, in_order, lies_channels_last
 from core.backend.onednn.kernels import _DTYPES, Ints, _finite, _fits, flat
 from core.backend.onednn.library import Handle
 from core.backend.onednn.primitives import Builder, Call, cached, dims, last_strides
 
 _SLOW = 8  # channels, below which oneDNN's gradient of max_pool takes them one by one
+_PIECE = 1 << 14  # outputs whose windows stay in the cache
 
 
 def max_pool(
@@ -29,7 +31,7 @@ def max_pool(
     if call is None:
         return None
     last = lies_channels_last(x)
-    y, won = (_empty((*x.shape[:2], *out), d, last) for d in (x.dtype, np.uint8))
+    y, won = (empty((*x.shape[:2], *out), d, last) for d in (x.dtype, np.uint8))
     call(_either_order(x), y, won)
     return y, won
 
@@ -41,30 +43,40 @@ def max_pool_grad(
     if not _fits(g) or won.dtype != np.uint8 or not math.prod(x_shape):
         return None
     last = lies_channels_last(won)
-    g, won = _in_order(g, last), _in_order(won, last)
+    g, won = in_order(g, last), in_order(won, last)
     if last and x_shape[1] < _SLOW and stride == k and not any(padding) and max(dilation) == 1:
         return _scattered(g, won, x_shape, k)
     call = _pool_grad(c.MAX, x_shape, g, last, k, stride, padding, dilation)
     if call is None:
         return None
-    dx = _empty(x_shape, g.dtype, last)
+    dx = empty(x_shape, g.dtype, last)
     call(g, won, dx)
     return dx
 
 
 def _scattered(g: np.ndarray, won: np.ndarray, x_shape: Ints, k: Ints) -> np.ndarray:
     """The gradient of `max_pool` whose windows do not overlap, channels-last."""
-    dx = _empty(x_shape, g.dtype, True)
-    places = flat(dx)
-    places.fill(0)
-    # where in memory each window begins, (N, *out, C), as a sum of rows and of what is the same in each row
-    steps = last_strides(x_shape)
-    starts = [np.arange(n) * s * t for n, s, t in zip(g.shape, steps, (1, 1, *k))]
-    rows, row = _outer(starts[0], *starts[2:-1]), _outer(starts[-1], starts[1])
-    at = _outer(*(np.arange(n) * s for n, s in zip(k, steps[2:]))).take(flat(won)).reshape(len(rows), len(row))
-    at += rows[:, None] + row
-    places[at.reshape(-1)] = flat(g)
+    dx, n = empty(x_shape, g.dtype, True), len(g)
+    together = min(n, max(1, _PIECE // g[0].size))  # samples
+    begin, within = _starts((together, *g.shape[1:]), x_shape, k)
+    places, won, g = (flat(a).reshape(n, -1) for a in (dx, won, g))
+    for i in range(0, n, together):
+        piece = slice(i, i + together)
+        at = within.take(won[piece].reshape(-1), mode="clip")  # all are within; this is the mode that makes no copy
+        at += begin[: at.size]
+        own = places[piece].reshape(-1)
+        own.fill(0)
+        own[at] = g[piece].reshape(-1)
     return dx
+
+
+@lru_cache(maxsize=64)
+def _starts(shape: Ints, x_shape: Ints, k: Ints) -> tuple[np.ndarray, np.ndarray]:
+    """Where in memory each window of (N, *out, C) begins, and how far from there each of its places is, both flat"""
+    n, channels, *out = shape
+    steps = last_strides(x_shape)
+    starts = [np.arange(o) * s * t for o, s, t in zip((n, *out, channels), (*steps[:1], *steps[2:], 1), (1, *k, 1))]
+    return _outer(*starts), _outer(*(np.arange(m) * s for m, s in zip(k, steps[2:])))
 
 
 def _outer(first: np.ndarray, *others: np.ndarray) -> np.ndarray:
@@ -81,7 +93,7 @@ def sum_pool(x: np.ndarray, k: Ints, out: Ints, stride: Ints, padding: Ints) -> 
     call = _pool(c.AVERAGE, x, out, k, stride, padding, (1,) * len(k))
     if call is None:
         return None
-    y = _empty((*x.shape[:2], *out), x.dtype, lies_channels_last(x))
+    y = empty((*x.shape[:2], *out), x.dtype, lies_channels_last(x))
     call(_either_order(x), y)
     y *= x.dtype.type(math.prod(k))
     return y
@@ -95,8 +107,8 @@ def sum_pool_grad(g: np.ndarray, x_shape: Ints, k: Ints, stride: Ints, padding: 
     call = _pool_grad(c.AVERAGE, x_shape, g, last, k, stride, padding, (1,) * len(k))
     if call is None:
         return None
-    dx = _empty(x_shape, g.dtype, last)
-    call(_in_order(g, last), dx)
+    dx = empty(x_shape, g.dtype, last)
+    call(in_order(g, last), dx)
     dx *= g.dtype.type(math.prod(k))
     return dx
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from ctypes import byref, c_char_p, c_int64, c_void_p
+from ctypes import byref, c_char_p, c_int, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -31,12 +31,17 @@ _LINE = 64  # bytes that operands in the arena are aligned to
 _DATA = object.__basicsize__
 
 
+def whole_lines(size: int) -> int:
+    """So many bytes, rounded up to lines of the cache"""
+    return -(-size // _LINE) * _LINE
+
+
 class _Thread(threading.local):
     """What each thread has of its own. The library comes last: it must outlive what it made."""
 
     def __init__(self) -> None:
         self.calls: OrderedDict[Hashable, Call | None] = OrderedDict()
-        self.stream: int | None = None
+        self.stream: c_void_p | None = None
         self.owner: Handle | None = None  # of the stream
         self.arena = np.empty(0, np.uint8)
         self.base = self.size = 0  # where the arena begins, and its bytes
@@ -48,7 +53,7 @@ class _Thread(threading.local):
         if self.library is not lib:
             self.calls.clear()
             self.owner = Handle(lib, "dnnl_stream", "create", lib.engine.value, library.IN_ORDER)
-            self.stream, self.library = self.owner.value, lib
+            self.stream, self.library = c_void_p(self.owner.value), lib
         if library.wanted_threads is not None and lib.set_threads is not None:
             lib.set_threads(library.wanted_threads)
         self.threads = library.wanted_threads
@@ -57,7 +62,7 @@ class _Thread(threading.local):
         """An arena of at least so many bytes."""
         if size > self.size:
             self.arena = np.empty(size + _LINE, np.uint8)
-            self.base = -(-self.arena.ctypes.data // _LINE) * _LINE
+            self.base = whole_lines(self.arena.ctypes.data)
             self.size = size
 
 
@@ -192,7 +197,7 @@ class Call:
     def __init__(self, b: Builder, descriptor: Handle, inputs: Operands, outputs: Operands):
         lib = self._library = b.library
         query, same = lib.functions["dnnl_primitive_desc_query_md"], lib.functions["dnnl_memory_desc_equal"]
-        self._operands: list[int] = []  # memories of the caller's arrays
+        self._operands: list[c_void_p] = []  # memories of the caller's arrays
         self._inside: list[tuple[int, int]] = []  # memories in the arena, and where they begin
         self._owned: list[Handle] = []  # what those addresses belong to
         self._size = 0  # bytes of the arena
@@ -201,7 +206,7 @@ class Call:
         before, after = [], []
         for number, given in {**inputs, **outputs}.items():
             memory = self._memory(given.value)
-            self._operands.append(memory)
+            self._operands.append(c_void_p(memory))
             wanted = query(descriptor.value, library.EXEC_ARG_MD, number)
             if same(wanted, given.value):
                 main.append((number, memory))
@@ -213,7 +218,7 @@ class Call:
             else:
                 after.append((b.reorder(wanted, given.value), [(library.SRC, inside), (library.DST, memory)]))
         # steps run one after another, so that one place serves all their scratchpads
-        self._steps: list[tuple[int, int, Any]] = []  # primitive, how many arguments, arguments
+        self._steps: list[tuple[c_void_p, c_int, Any]] = []  # primitive, how many arguments, arguments
         start, end = self._size, self._size
         for step, args in [*before, (descriptor, main), *after]:
             pad = query(step.value, library.SCRATCHPAD_MD, 0)
@@ -221,17 +226,15 @@ class Call:
                 self._size = start
                 args.append((library.SCRATCHPAD, self._in_arena(pad)))
                 end = max(end, self._size)
-            primitive = self._own(Handle(lib, "dnnl_primitive", "create", step.value))
-            self._steps.append((primitive, len(args), (ExecArg * len(args))(*(ExecArg(*a) for a in args))))
+            self._step(self._own(Handle(lib, "dnnl_primitive", "create", step.value)), args)
         self._size = end
-        self._set = lib.functions["dnnl_memory_set_data_handle"]
-        self._execute = lib.functions["dnnl_primitive_execute"]
+        self._put, self._execute = lib.put, lib.execute
 
     def __call__(self, *arrays: Any) -> None:
         """Run on arrays that lie in memory as was said; the outputs are written."""
         if self._size and (self._size > _mine.size or self._base != _mine.base):
             self._settle()
-        place, put = c_void_p.from_address, self._set
+        place, put = c_void_p.from_address, self._put
         for memory, a in zip(self._operands, arrays):
             status = put(memory, place(id(a) + _DATA))
             if status:
@@ -253,6 +256,10 @@ class Call:
             self._library.call("dnnl_memory_set_data_handle", memory, _mine.base + offset)
         self._base = _mine.base
 
+    def _step(self, primitive: int, args: Sequence[tuple[int, int]]) -> None:
+        """Run this primitive next, with memories by the number of the argument."""
+        self._steps.append((c_void_p(primitive), c_int(len(args)), (ExecArg * len(args))(*(ExecArg(*a) for a in args))))
+
     def _own(self, handle: Handle) -> int:
         self._owned.append(handle)
         assert handle.value is not None
@@ -265,7 +272,7 @@ class Call:
         memory = self._memory(descriptor)
         self._inside.append((memory, self._size))
         size = self._library.functions["dnnl_memory_desc_get_size"](descriptor)
-        self._size += -(-size // _LINE) * _LINE
+        self._size += whole_lines(size)
         return memory
 
 

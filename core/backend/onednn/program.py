@@ -15,7 +15,7 @@ import numpy as np
 
 from core.backend.onednn import library as c
 from core.backend.onednn.library import Handle, failure
-from core.backend.onednn.primitives import _DATA, _LINE, Builder, Call, Described, _mine, packed_strides
+from core.backend.onednn.primitives import _DATA, Builder, Call, Described, _mine, packed_strides, whole_lines
 
 _BYTES = 4
 
@@ -62,7 +62,7 @@ class Program(Call):
     def buffer(self, *shape: int) -> Place:
         """Room in the arena"""
         place = Place(None, self._size)
-        self._size += self._whole(math.prod(shape) * _BYTES)
+        self._size += whole_lines(math.prod(shape) * _BYTES)
         return place
 
     def described(self, operand: Operand) -> Handle:
@@ -157,7 +157,7 @@ class Program(Call):
         pad = self._library.functions["dnnl_primitive_desc_query_md"](descriptor.value, c.SCRATCHPAD_MD, 0)
         if self._bytes(pad):
             memory = self._memory(pad)
-            self._pads.append((memory, self._whole(self._bytes(pad))))
+            self._pads.append((memory, whole_lines(self._bytes(pad))))
             args.append((c.SCRATCHPAD, memory))
         if weights is not None:
             args.append((c.WEIGHTS, self._constant(weights, self.builder.wanted(descriptor, c.WEIGHTS))))
@@ -188,7 +188,3 @@ class Program(Call):
             return memory
 
         return self._once(operand, make)
-
-    @staticmethod
-    def _whole(size: int) -> int:
-        return -(-size // _LINE) * _LINE

@@ -427,3 +427,34 @@ def test_sigmoid_of_many():
     found, expected = CPU.sigmoid(x), PLAIN.sigmoid(x.astype(np.float64))
     np.testing.assert_allclose(found, expected, rtol=4e-7, atol=2e-38)
     np.testing.assert_allclose(CPU.sigmoid(x.T), expected.T, rtol=4e-7, atol=2e-38)
+
+
+# -- where arrays lie ----------------------------------------------------------------------------------------------------
+
+# whether what the system knows of the memory of the last of some arrays of 1 MB says that it may have large pages
+PAGES = """
+import numpy as np
+from core import backend
+backend.get("cpu")
+arrays = [np.ones(1 << 18, np.float32) for _ in range(16)]
+inside = False
+for line in open("/proc/self/smaps"):
+    if "-" in line.split()[0]:
+        first, end = (int(n, 16) for n in line.split()[0].split("-"))
+        inside = first <= arrays[-1].ctypes.data < end
+    elif inside and line.startswith("VmFlags:"):
+        print("hg" in line.split())
+"""
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or not Path("/sys/kernel/mm/transparent_hugepage").exists(),
+    reason="no glibc, or a system without large pages",
+)
+@pytest.mark.parametrize("variable", ["", "NUMPY_MADVISE_HUGEPAGE=0", "MALLOC_ARENA_MAX=4"])
+def test_arrays_lie_in_large_pages(variable):
+    """… unless the environment says otherwise."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "NUMPY_MADVISE"))}
+    env.update([variable.split("=")] if variable else [])
+    found = subprocess.run([sys.executable, "-c", PAGES], env=env, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [str(not variable)]

@@ -20,13 +20,13 @@ FLOATS = np.dtype(np.float32)
 ALL = slice(0, 4)
 
 
-@pytest.fixture
-def boards():
-    """Three ranks' views of one board."""
-    layout = Layout(3, 1 << 12)
+@pytest.fixture(params=[3])
+def boards(request):
+    """The views that three ranks, or as many as a test says, have of one board."""
+    layout = Layout(request.param, 1 << 12)
     memory = mmap.mmap(-1, layout.nbytes)
-    bells = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(3)]
-    views = [Board(memory, bells, layout, me) for me in range(3)]
+    bells = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(layout.size)]
+    views = [Board(memory, bells, layout, me) for me in range(layout.size)]
     yield views
     for view in views:
         view.close()
@@ -88,6 +88,24 @@ def test_no_more_notes_are_unread_than_there_is_room_for(boards):
     assert a.busy([1]) == 1 and a.busy([2]) is None
     b.done(0)
     assert a.busy([1]) is None
+
+
+@pytest.mark.parametrize("boards", [2], indirect=True)
+def test_two_ranks_swap_slots_until_the_next_generation(boards):
+    a, b = boards
+    first = {board: [board.array(rank, 0, ALL, FLOATS).ctypes.data for rank in range(2)] for board in boards}
+    for number in range(2 * SLOTS):
+        pin(a, number, [1])
+        pin(b, -number, [0])
+        slots = b.look(0), a.look(1)
+        assert [read(b, 0), read(a, 1)] == [number, -number]
+        a.swap(*slots)
+        b.swap(*reversed(slots))
+        at = {board: [board.array(rank, 0, ALL, FLOATS).ctypes.data for rank in range(2)] for board in boards}
+        assert all(at[board] == first[board][:: -1 if number < SLOTS else 1] for board in boards)
+    a.swap(0, 2)
+    a.advance(1)
+    assert [a.array(rank, 0, ALL, FLOATS).ctypes.data for rank in range(2)] == first[a]
 
 
 def test_a_bell_rings_only_for_whom_one_waits(boards):

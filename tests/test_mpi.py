@@ -49,16 +49,18 @@ def mpiexec(size: int, *command: str, timeout_s: float) -> tuple[int, str]:
                 job.communicate()
 
 
-@pytest.mark.parametrize("size", [2, 3, 4])
-def test_conformance(size):
+@pytest.mark.parametrize(
+    ("size", "ways"), [(2, "not on_two_hosts"), (3, "not without_board"), (4, "not without_board")]
+)
+def test_conformance(size, ways):
     pytest.importorskip("pytest_mpi", reason="pytest-mpi is not installed")
-    pytest_ = ("-m", "pytest", "--with-mpi", "-q", "-x", "-p", "no:cacheprovider", "tests/mpi_suite.py")
+    pytest_ = ("-m", "pytest", "--with-mpi", "-q", "-x", "-p", "no:cacheprovider", "-k", ways, "tests/mpi_suite.py")
     code, text = mpiexec(size, *pytest_, timeout_s=100)
     assert code == 0, text
 
 
 RANK = """
-import sys, time
+import os, signal, sys, time
 import numpy as np
 from mpi4py import MPI
 from ddp.env import World
@@ -70,17 +72,26 @@ g.barrier()
 """
 
 
+STUCK = "if g.rank == 1: time.sleep(30)\ng.all_reduce(np.ones(9))"
+STOPPED = "if g.rank == 1: os.kill(os.getpid(), signal.SIGSTOP)\ng.barrier()"
+NO_MEMORY = "if g.rank == 1: g.transport.abort('no memory')\ng.barrier()"
+
+
 @pytest.mark.parametrize(
-    ("end", "good", "message"),
+    ("end", "shared", "good", "message"),
     [
-        ("g.transport.close()", True, ""),
-        ("g.all_reduce(np.ones(1000))", True, ""),  # not closed
-        ("if g.rank == 1: g.transport.abort('no memory')\ng.barrier()", False, "rank 1: gave up: no memory"),
-        ("if g.rank == 1: time.sleep(30)\ng.all_reduce(np.ones(9))", False, "expected rank 1 within 1 s, got nothing"),
+        ("g.transport.close()", "1", True, ""),
+        ("g.all_reduce(np.ones(1000))", "1", True, ""),  # not closed
+        (NO_MEMORY, "1", False, "rank 1: gave up: no memory"),
+        (NO_MEMORY, "0", False, "rank 1: gave up: no memory"),
+        (STUCK, "1", False, "expected rank 1 within 1 s, got nothing"),
+        (STUCK, "0", False, "expected rank 1 within 1 s, got nothing"),
+        (STOPPED, "1", False, "expected rank 1 within 1 s, got nothing"),
     ],
-    ids=["closed", "left open", "abort", "one is stuck"],
+    ids=["closed", "left open", "abort", "abort, no board", "one is stuck", "stuck, no board", "one is stopped"],
 )
-def test_every_job_ends(end, good, message):
+def test_every_job_ends(end, shared, good, message, monkeypatch):
+    monkeypatch.setenv("LOCKSTEP_SHARED_MEMORY", shared)
     began = time.monotonic()
     code, text = mpiexec(3, "-c", RANK + end, timeout_s=25)
     assert (code == 0) == good, text

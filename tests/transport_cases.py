@@ -259,6 +259,26 @@ def barrier_lets_nobody_out_before_all_are_in(g: Group) -> None:
     assert times[:, 0].max() <= times[:, 1].min()
 
 
+def collectives_follow_each_other_in_any_order(g: Group) -> None:
+    """What a collective leaves behind, and who is late, does not matter to the next."""
+    everybody = range(g.size)
+    draw = np.random.default_rng(5)  # the same on all ranks
+    for number in range(40):
+        what, root, count = draw.integers(4), int(draw.integers(g.size)), int(draw.choice((1, 700, 170_000)))
+        mine, late = np.arange(count) * (g.rank + 1) + number, int(draw.integers(g.size))
+        total = np.arange(count) * sum(rank + 1 for rank in everybody) + number * g.size
+        time.sleep(1e-3 * (g.rank == late))
+        if what < 2:
+            same(g.all_reduce(mine), total)
+        elif what == 2:
+            g.reduce(mine, root)
+            if g.rank == root:
+                same(mine, total)
+        else:
+            g.broadcast(mine, root)
+            same(mine, np.arange(count) * (root + 1) + number)
+
+
 def send_matches_by_tag_and_passes_collectives(g: Group) -> None:
     right, left = (g.rank + 1) % g.size, (g.rank - 1) % g.size
     if g.size == 1:
@@ -338,6 +358,7 @@ HEALTHY = [
     reduce_scatter_keeps_one_block,
     all_to_all_transposes_the_blocks,
     barrier_lets_nobody_out_before_all_are_in,
+    collectives_follow_each_other_in_any_order,
     send_matches_by_tag_and_passes_collectives,
     subsets_are_worlds_of_their_own,
     mistakes_are_refused_before_anything_moves,

@@ -24,7 +24,7 @@ Layout, in lines of 64 bytes, so that no two ranks write to one line, n ranks:
     n × SLOTS lines  [writer][slot] the mark of what is pinned there
     then, on page boundaries, n × SLOTS slots of slot_bytes and n × BLOCKS blocks of BLOCK_BYTES
 
-Not here: where the memory comes from (`segment`), what is computed (`shared`), how long to wait (`zeromq`).
+Not here: where the memory comes from (`segment`), what is computed (`shared`), how long to wait (`same_host`).
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ BLOCKS = 4
 BLOCK_BYTES = 1 << 20
 NOTES = 8  # posts to one reader that may be unread at a time: a line of words
 NAP_S = 0.01
+VIEWS = 1024  # arrays of slots that are kept, since NumPy takes longer to make one than to find it
 
 _WORDS = 8  # of 8 bytes in a line
 _PAGE = 4096
@@ -87,6 +88,11 @@ def _pages(nbytes: int) -> int:
     return -(-nbytes // _PAGE) * _PAGE
 
 
+def _table(start: int, size: int, stride: int) -> list[list[int]]:
+    """[rank][slot]: where each rank's slots, or what belongs to them, begin."""
+    return [[start + (rank * SLOTS + slot) * stride for slot in range(SLOTS)] for rank in range(size)]
+
+
 class Board:
     """The board as rank `me` of `layout.size` sees it. `bells[i]` is the eventfd that wakes rank i."""
 
@@ -96,6 +102,7 @@ class Board:
         self.bells = tuple(bells)
         self._words = memoryview(memory).cast("B")[: layout.slots].cast("q")
         self._bytes = np.frombuffer(memory, np.uint8)
+        self._views: dict[tuple[int, int, np.dtype], np.ndarray] = {}
         self._era = 0  # the generation, as it stands in a word
         self._turn = 0  # the slot to be claimed next
         self._sent = [0] * size
@@ -108,14 +115,13 @@ class Board:
         self._dones_from = [layout.dones + (me * size + reader) * _WORDS for reader in range(size)]
         self._owners = [layout.owners + rank * _WORDS for rank in range(size)]
         self._blocks = [layout.blocks + rank * BLOCKS * BLOCK_BYTES for rank in range(size)]
-        places = [(rank, slot) for rank in range(size) for slot in range(SLOTS)]
-        stride = _pages(layout.slot_bytes)
-        self._marks = {(r, slot): layout.marks + (r * SLOTS + slot) * _WORDS for r, slot in places}
-        self._slots = {(r, slot): layout.slots + (r * SLOTS + slot) * stride for r, slot in places}
+        self._marks = _table(layout.marks, size, _WORDS)
+        self._slots = _table(layout.slots, size, _pages(layout.slot_bytes))
 
     def close(self) -> None:
         """Let go of the memory."""
         self._words.release()
+        self._views.clear()
         del self._bytes
 
     def advance(self, generation: int) -> None:
@@ -124,6 +130,7 @@ class Board:
         self._sent = [0] * self.size
         self._read = [0] * self.size
         self._readers = [{} for _ in range(SLOTS)]
+        self._slots = _table(self.layout.slots, self.size, _pages(self.layout.slot_bytes))
         self.strangers = set(range(self.size)) - {self.me}
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -150,7 +157,7 @@ class Board:
     def post(self, slot: int, readers: Collection[int], mark: int = 0) -> None:
         """Show a slot to readers. A slot may be posted again while it is claimed."""
         words, readers_of, era = self._words, self._readers[slot], self._era
-        words[self._marks[self.me, slot]] = mark
+        words[self._marks[self.me][slot]] = mark
         for reader in readers:
             number = self._sent[reader] = self._sent[reader] + 1
             readers_of[reader] = number
@@ -167,7 +174,7 @@ class Board:
         return word & 15 if word >> 4 == (self._era >> 4) + number else None
 
     def mark(self, writer: int, slot: int) -> int:
-        return self._words[self._marks[writer, slot]]
+        return self._words[self._marks[writer][slot]]
 
     def done(self, writer: int) -> None:
         """The note that `look` found has been read; on to the next."""
@@ -178,8 +185,24 @@ class Board:
 
     def array(self, rank: int, slot: int, span: slice, dtype: np.dtype) -> np.ndarray:
         """The elements `span` of a slot seen as an array of a dtype, 1-D."""
-        start = self._slots[rank, slot]
-        return self._bytes[start + span.start * dtype.itemsize : start + span.stop * dtype.itemsize].view(dtype)
+        start = self._slots[rank][slot] + span.start * dtype.itemsize
+        key = start, span.stop - span.start, dtype
+        view = self._views.get(key)
+        if view is None:
+            if len(self._views) == VIEWS:
+                self._views.clear()
+            view = self._bytes[start : start + key[1] * dtype.itemsize].view(dtype)
+            self._views[key] = view
+        return view
+
+    def swap(self, slot: int, theirs: int) -> None:
+        """Two ranks that have read each other's slot exchange the memory of the two, if nobody else is on the board.
+
+        Who writes next where it has read takes a line from the other's cache with all that it needs; a line that the other has only read
+        would first have to be thrown out there, one at a time: 64 KB take 12 us then instead of 5.
+        """
+        mine, other = self._slots[self.me], self._slots[1 - self.me]
+        mine[slot], other[theirs] = other[theirs], mine[slot]
 
     # -- sleeping -----------------------------------------------------------------------------------------------------
 

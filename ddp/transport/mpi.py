@@ -1,12 +1,17 @@
-"""MPI: the library of the cluster, with its own collectives.
+"""MPI: the library of the cluster, with its own collectives between hosts; inside a host they go through shared memory.
 
 Contract
 - Importing `mpi4py.MPI` initialises MPI; this happens in `open` and never at import. Do not fork afterwards: start
   loader processes by "spawn", or before.
 - A transport works on its own duplicate of COMM_WORLD, so it shares no tag and no order with a program's own MPI calls.
-- A collective begins with an all-reduce of a fingerprint of the `Call`. Only when all ranks are in the same call does
-  data move, so a different call, shape, dtype or root is a `MismatchError` on every rank and never a hang or a
-  truncation.
+- *Shared memory.* Ranks of one host share a `board`, as over ZeroMQ: the ranks tell each other by MPI where they are, and
+  get the memory by frames. If all ranks are on one host, all collectives run there; of several hosts, those of a `subset`
+  of ranks of one.
+  LOCKSTEP_SHARED_MEMORY=0 switches it off, `without_board` says why there is none. MPI has nothing that one could wait for
+  together with a bell: a rank that sleeps at the board looks for MPI's messages when it wakes, at most board.NAP_S later.
+- One of MPI's own collectives begins with an all-reduce of a fingerprint of the `Call`. Only when all ranks are in the
+  same call does data move, so a different call, shape, dtype or root is a `MismatchError` on every rank and never a hang
+  or a truncation.
 - Waiting until all have come is a test loop, so that the deadline holds. A rank that waits for a while tells the others
   where it is; who has told nothing by the deadline is the one that is blamed. Once all have come, data moves by MPI's
   blocking collectives: its non-blocking ones take up to three times as long. Only a process that is stopped just then
@@ -18,12 +23,18 @@ Death. Where a process dies, mpiexec ends the others. An exception on one rank i
 last must call `abort`, or the others wait until the deadline. After a failure requests stay open on some ranks, and
 MPI_Finalize might wait for them for ever; so at exit a failed rank waits LEAVE_S for the others to come to their ends
 too, and then aborts the job.
+Not here: what the frames mean (`framed`), how ranks of one host get their memory and wait there (`same_host`), processes
+that may die (`ulfm`).
 """
 
 from __future__ import annotations
 
 import atexit
+import dataclasses
+import json
+import math
 import os
+import select
 import sys
 import threading
 import time
@@ -37,8 +48,11 @@ import numpy as np
 from core.errors import missing_library
 from ddp.env import World
 from ddp.errors import DDPError, DeadlineError, WorldError
+from ddp.transport import tuning
 from ddp.transport.base import Call, Deadline, divide, reduction
 from ddp.transport.framed import WAITING_AFTER_S, Failure, FrameTransport
+from ddp.transport.places import by_host, cores, host_of
+from ddp.transport.same_host import HostMemory
 from ddp.transport.shared import mark
 from ddp.wire import HEADER_BYTES, Frame, Kind, job_id, pack, payload, unpack
 
@@ -48,14 +62,16 @@ CLOSE_S = 1.0  # how long closing waits for what was sent and not flushed
 SPIN_S = 50e-6
 YIELD_S = 2e-3
 NAP_S = 200e-6
-# A rank that was elsewhere for so long may be too late for the others, and listens for a moment what they say.
+# A rank that was elsewhere for so long may be too late for the others, and looks so often (half a millisecond) what they
+# say: no time, in which it may not have run at all.
 LATE_S = 0.1
-LISTEN_S = 0.5e-3
+LISTENS = 100
 WATCH_S = 0.2  # how often the clock is looked at while MPI blocks
 
 _HEADER_TAG, _PAYLOAD_TAG = 1, 2
 _NATIVE_BYTES = (1 << 31) - 1  # MPI counts in C ints
 _TEXT_BYTES = 160
+_MEET_BYTES = 512  # what a rank says of itself when the ranks meet
 # Reduce op -> MPI's name, and the kinds of dtype for which it does the same as NumPy. Not min and max of floats: MPI
 # leaves open what becomes of NaN, and then ranks may differ.
 _NATIVE_OPS = {
@@ -70,132 +86,25 @@ _NATIVE_OPS = {
 }
 
 
-class MPITransport(FrameTransport):
-    name = "mpi"
-    finalizes = True  # MPI_Finalize is called when the process ends, whatever has happened
+class NativeCollectives(FrameTransport):
+    """MPI's own collectives, on `_comm`, once a member has prepared them."""
 
-    @classmethod
-    def open(cls, world: World, timeout_s: float) -> Self:
-        try:
-            if not cls.finalizes:
-                import mpi4py
+    _mpi: Any
+    _comm: Any
+    _blocked: tuple[Call, Deadline] | None = None  # the call in which MPI blocks
+    _watcher: threading.Thread | None = None
 
-                mpi4py.rc.finalize = False
-            from mpi4py import MPI
-        except (ImportError, RuntimeError) as error:  # mpi4py is there, but no libmpi for it
-            raise missing_library("MPI (libmpi)", "transport mpi", "mpi-local") from error
-        here = MPI.COMM_WORLD
-        if (here.rank, here.size) != (world.rank, world.size):
-            raise WorldError(
-                f"rank {world.rank}: open: expected MPI to have this process as rank {world.rank} of {world.size}, "
-                f"got {here.rank} of {here.size}; start with the mpiexec of the MPI that mpi4py was built for"
-            )
-        cls._at_exit(MPI)
-        comm, request = here.Idup()
-        deadline, pause = Deadline.after(timeout_s), Pause()
-        while not request.Test():
-            if deadline.expired():
-                _TROUBLE.append(f"rank {world.rank}: open: expected all ranks within {timeout_s:g} s, got fewer")
-                raise DeadlineError(_TROUBLE[-1])
-            pause()
-        return cls(MPI, comm, world.job)
-
-    @staticmethod
-    def _at_exit(mpi: Any) -> None:
-        _leave_together(mpi)
-
-    def __init__(self, mpi: Any, comm: Any, job: str):
-        super().__init__(comm.rank, comm.size)
-        self._mpi = mpi
-        self._comm = comm  # never freed: that is collective, and closing must not wait
-        self._job = job_id(job)
+    def _prepare(self) -> None:
+        """A call of all ranks."""
         # The largest and the negated smallest fingerprint. One persistent request: half the time of a new one each call.
         self._ends = np.zeros(2, np.int64)
         self._words = self._ends.data
         try:
-            self._meeting = comm.Allreduce_init(mpi.IN_PLACE, self._ends, mpi.MAX)
+            self._meeting = self._comm.Allreduce_init(self._mpi.IN_PLACE, self._ends, self._mpi.MAX)
         except NotImplementedError:  # before MPI 4
             self._meeting = None
-        self._last_s = time.monotonic()  # when this rank was last together with the others
         self._native_ops: dict[tuple[str, np.dtype], Any] = {}
-        self._blocked: tuple[Call, Deadline] | None = None  # the call in which MPI blocks
-        self._watcher: threading.Thread | None = None
-        self._outgoing: list[tuple[int, Any, object]] = []  # receiver, request, and the memory that it reads
-        self._incoming: deque[tuple[Frame, np.ndarray, Any]] = deque()  # frames whose payload may still be on its way
-
-    # -- frames -------------------------------------------------------------------------------------------------------
-
-    def _post(self, frame: Frame, peer: int, data: np.ndarray) -> bool:
-        """Two messages, a header and, unless empty, a payload. Each sort keeps its order, so they find each other."""
-        self._outgoing = [sent for sent in self._outgoing if not sent[1].Test()]
-        header = pack(frame, self._job)
-        self._outgoing.append((peer, self._comm.Isend([header, self._mpi.BYTE], peer, _HEADER_TAG), header))
-        if data.nbytes:
-            self._outgoing.append((peer, self._comm.Isend(self._bytes(data), peer, _PAYLOAD_TAG), data))
-        return True
-
-    def _pump(self, timeout_s: float) -> None:
-        deadline, pause = Deadline.after(timeout_s), Pause()
-        self._probe()
-        while not self._deliver() and not deadline.expired():
-            pause()
-            self._probe()
-
-    def _probe(self) -> None:
-        """Take a header if there is one, and begin to receive its payload."""
-        status = self._mpi.Status()
-        message = self._comm.Improbe(self._mpi.ANY_SOURCE, _HEADER_TAG, status)
-        if message is None:
-            return
-        header = bytearray(HEADER_BYTES)
-        message.Recv([header, self._mpi.BYTE])
-        frame = unpack(header, self._job)
-        body = np.empty(frame.nbytes, np.uint8)
-        request = self._comm.Irecv(self._bytes(body), status.Get_source(), _PAYLOAD_TAG) if frame.nbytes else None
-        self._incoming.append((frame, body, request))
-
-    def _deliver(self) -> bool:
-        """Report the frames that are complete, each sender's in order. True if there were any."""
-        unfinished: set[int] = set()
-        waiting = len(self._incoming)
-        for _ in range(waiting):
-            frame, body, request = self._incoming.popleft()
-            if frame.sender in unfinished or (request is not None and not request.Test()):
-                unfinished.add(frame.sender)
-                self._incoming.append((frame, body, request))
-            else:
-                self._arrived(frame, payload(frame, body.data))
-        return len(self._incoming) < waiting
-
-    def flush(self, deadline: Deadline) -> None:
-        """MPI may send a large array only once its receiver looks for it; so look for ours meanwhile."""
-        pause = Pause()
-        while self._outgoing:
-            peer, request, _ = self._outgoing[-1]
-            if request.Test():
-                self._outgoing.pop()
-            elif deadline.expired():
-                raise DeadlineError(f"rank {self.rank}: flush: {deadline.text(peer)}", rank=peer)
-            else:
-                self._probe()
-                self._deliver()
-                pause()
-
-    def _shut(self) -> None:
-        deadline = Deadline.after(CLOSE_S)
-        while not deadline.expired() and not all(request.Test() for _, request, _ in self._outgoing):
-            time.sleep(NAP_S)
-        _ABANDONED.append((self._outgoing, self._incoming))
-
-    def abort(self, reason: str) -> None:
-        """End all processes of the job: the others may be in collectives that MPI cannot interrupt."""
-        print(f"rank {self.rank}: gave up: {reason}", file=sys.stderr, flush=True)
-        self._mpi.COMM_WORLD.Abort(1)
-
-    def _error(self, call: Call) -> DDPError:
-        error = super()._error(call)
-        _TROUBLE.append(str(error))
-        return error
+        self._last_s = time.monotonic()  # when this rank was last together with the others
 
     # -- collectives --------------------------------------------------------------------------------------------------
 
@@ -339,7 +248,7 @@ class MPITransport(FrameTransport):
     def _native(self, collective: Callable[[], object], call: Call, deadline: Deadline) -> None:
         """Let MPI block in a collective that all ranks have begun, under the eyes of the watcher."""
         if self._watcher is None:
-            self._watcher = threading.Thread(target=self._watch, name=f"mpi watch {self.rank}", daemon=True)
+            self._watcher = threading.Thread(target=self._watch_clock, name=f"mpi watch {self.rank}", daemon=True)
             self._watcher.start()
         self._blocked = (call, deadline)
         collective()
@@ -348,13 +257,11 @@ class MPITransport(FrameTransport):
 
     def _listen(self, call: Call) -> None:
         """Who comes late may find the agreement complete and the others gone: they gave up waiting, and said so."""
-        deadline = Deadline.after(LISTEN_S)
-        while not deadline.expired():
-            self._probe()
-            self._deliver()
+        for _ in range(LISTENS):
+            self._pump(0.0)
         self._check_together(call)
 
-    def _watch(self) -> None:
+    def _watch_clock(self) -> None:
         while not self._closed:
             time.sleep(WATCH_S)
             if (blocked := self._blocked) is not None and blocked[1].expired():
@@ -380,6 +287,189 @@ class MPITransport(FrameTransport):
 
     def _bytes(self, array: np.ndarray) -> list:
         return [array.view(np.uint8), self._mpi.BYTE]
+
+
+class MPITransport(HostMemory, NativeCollectives):
+    name = "mpi"
+    finalizes = True  # MPI_Finalize is called when the process ends, whatever has happened
+
+    @classmethod
+    def open(cls, world: World, timeout_s: float) -> Self:
+        try:
+            if not cls.finalizes:
+                import mpi4py
+
+                mpi4py.rc.finalize = False
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:  # mpi4py is there, but no libmpi for it
+            raise missing_library("MPI (libmpi)", "transport mpi", "mpi-local") from error
+        here = MPI.COMM_WORLD
+        if (here.rank, here.size) != (world.rank, world.size):
+            raise WorldError(
+                f"rank {world.rank}: open: expected MPI to have this process as rank {world.rank} of {world.size}, "
+                f"got {here.rank} of {here.size}; start with the mpiexec of the MPI that mpi4py was built for"
+            )
+        cls._at_exit(MPI)
+        deadline = Deadline.after(timeout_s)
+        comm, request = here.Idup()
+        try:
+            _finish(request, world, deadline)
+            transport = cls(MPI, comm, world)
+            transport._meet(world, deadline)
+        except BaseException as error:
+            _TROUBLE.append(str(error))
+            raise
+        return transport
+
+    @staticmethod
+    def _at_exit(mpi: Any) -> None:
+        _leave_together(mpi)
+
+    def __init__(self, mpi: Any, comm: Any, world: World):
+        super().__init__(world)
+        self.refused_peers = 0  # strangers who asked for the shared memory
+        self._mpi = mpi
+        self._comm = comm  # never freed: that is collective, and closing must not wait
+        self._job = job_id(world.job)
+        self._watched: dict[int, Callable[[], object]] = {}
+        self._poller = select.poll()
+        self._outgoing: list[tuple[int, Any, object]] = []  # receiver, request, and the memory that it reads
+        self._incoming: deque[tuple[Frame, np.ndarray, Any]] = deque()  # frames whose payload may still be on its way
+
+    # -- frames -------------------------------------------------------------------------------------------------------
+
+    def _post(self, frame: Frame, peer: int, data: np.ndarray) -> bool:
+        """Two messages, a header and, unless empty, a payload. Each sort keeps its order, so they find each other."""
+        self._outgoing = [sent for sent in self._outgoing if not sent[1].Test()]
+        header = pack(frame, self._job)
+        self._outgoing.append((peer, self._comm.Isend([header, self._mpi.BYTE], peer, _HEADER_TAG), header))
+        if data.nbytes:
+            self._outgoing.append((peer, self._comm.Isend(self._bytes(data), peer, _PAYLOAD_TAG), data))
+        return True
+
+    def _pump(self, timeout_s: float) -> None:
+        timeout_s = min(timeout_s, self._nap_s)
+        deadline, pause = Deadline.after(timeout_s), Pause()
+        self._probe()
+        while not self._deliver() and not deadline.expired():
+            at_board = self._nap_s < math.inf and not self._incoming  # and sleeps until the bell rings
+            if self._heard(timeout_s if at_board else 0.0):
+                return
+            if not at_board:
+                pause()
+            self._probe()
+
+    def _can_lend(self, peer: int, data: np.ndarray) -> bool:
+        return False  # MPI's own messages take no longer
+
+    def _heard(self, timeout_s: float) -> bool:
+        """Wait for what is watched; MPI itself has nothing that one could wait for so."""
+        ready = self._poller.poll(1000 * timeout_s) if self._watched else []
+        for fd, _ in ready:
+            self._watched[fd]()
+        return bool(ready)
+
+    def _watch(self, fd: int, act: Callable[[], object]) -> None:
+        self._watched[fd] = act
+        self._poller.register(fd, select.POLLIN)
+
+    def _unwatch(self, fd: int) -> None:
+        del self._watched[fd]
+        self._poller.unregister(fd)
+
+    def _probe(self) -> None:
+        """Take a header if there is one, and begin to receive its payload."""
+        status = self._mpi.Status()
+        message = self._comm.Improbe(self._mpi.ANY_SOURCE, _HEADER_TAG, status)
+        if message is None:
+            return
+        header = bytearray(HEADER_BYTES)
+        message.Recv([header, self._mpi.BYTE])
+        frame = unpack(header, self._job)
+        body = np.empty(frame.nbytes, np.uint8)
+        request = self._comm.Irecv(self._bytes(body), status.Get_source(), _PAYLOAD_TAG) if frame.nbytes else None
+        self._incoming.append((frame, body, request))
+
+    def _deliver(self) -> bool:
+        """Report the frames that are complete, each sender's in order. True if there were any."""
+        unfinished: set[int] = set()
+        waiting = len(self._incoming)
+        for _ in range(waiting):
+            frame, body, request = self._incoming.popleft()
+            if frame.sender in unfinished or (request is not None and not request.Test()):
+                unfinished.add(frame.sender)
+                self._incoming.append((frame, body, request))
+            else:
+                self._arrived(frame, payload(frame, body.data))
+        return len(self._incoming) < waiting
+
+    def flush(self, deadline: Deadline) -> None:
+        """MPI may send a large array only once its receiver looks for it; so look for ours meanwhile."""
+        pause = Pause()
+        while self._outgoing:
+            peer, request, _ = self._outgoing[-1]
+            if request.Test():
+                self._outgoing.pop()
+            elif deadline.expired():
+                raise DeadlineError(f"rank {self.rank}: flush: {deadline.text(peer)}", rank=peer)
+            else:
+                self._probe()
+                self._deliver()
+                pause()
+
+    def _shut(self) -> None:
+        deadline = Deadline.after(CLOSE_S)
+        while not deadline.expired() and not all(request.Test() for _, request, _ in self._outgoing):
+            time.sleep(NAP_S)
+        _ABANDONED.append((self._outgoing, self._incoming))
+        self._unshare()
+
+    def abort(self, reason: str) -> None:
+        """End all processes of the job: the others may be in collectives that MPI cannot interrupt."""
+        print(f"rank {self.rank}: gave up: {reason}", file=sys.stderr, flush=True)
+        self._mpi.COMM_WORLD.Abort(1)
+
+    def _error(self, call: Call) -> DDPError:
+        error = super()._error(call)
+        _TROUBLE.append(str(error))
+        return error
+
+    # -- meeting ------------------------------------------------------------------------------------------------------
+
+    def _meet(self, world: World, deadline: Deadline) -> None:
+        """Learn who is on which host, share memory there, and prepare MPI's collectives where that is not all ranks'."""
+        table = dataclasses.asdict(tuning.load()) if self.rank == 0 else {}
+        here = {"host": host_of(world), "cores": cores(), "tuning": table}
+        mine = np.frombuffer(json.dumps(here).encode().ljust(_MEET_BYTES), np.uint8)
+        everybody = np.empty((self.size, _MEET_BYTES), np.uint8)
+        _finish(self._comm.Iallgather(mine, everybody), world, deadline, mine, everybody)
+        ranks = [json.loads(row.tobytes()) for row in everybody]
+        self.tuning = tuning.checked(ranks[0]["tuning"], f"rank {self.rank}: open: rank 0's table")
+        self._hosts = by_host([each["host"] for each in ranks])
+        host = next(host for host in self._hosts if self.rank in host)
+        self._take_turns(sum(count for _, count in {tuple(ranks[rank]["cores"]) for rank in host}), len(host))
+        self._share(deadline)
+        if not self._on_board:
+            self._prepare()
+
+    def _nobody(self, missing: list[int], deadline: Deadline) -> DDPError:
+        text = f"expected rank {missing[0]} within {deadline.timeout_s:g} s, to share memory, got nothing"
+        return DeadlineError(f"rank {self.rank}: open: {text}", rank=missing[0])
+
+    def _refused_a_stranger(self, times: int) -> None:
+        self.refused_peers += times
+
+
+def _finish(request: Any, world: World, deadline: Deadline, *memory: object) -> None:
+    """Wait for all ranks, which are opening. On failure the request goes on without us, so its memory is kept."""
+    pause = Pause()
+    while not request.Test():
+        if deadline.expired():
+            _ABANDONED.append((request, memory))
+            raise DeadlineError(
+                f"rank {world.rank}: open: expected all ranks within {deadline.timeout_s:g} s, got fewer"
+            )
+        pause()
 
 
 class Pause:

@@ -28,6 +28,14 @@ def host_of(world: World) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
+def cores() -> tuple[int, int]:
+    """The first of the cores on which this process may run, and how many they are."""
+    if not hasattr(os, "sched_getaffinity"):
+        return 0, 1
+    mine = os.sched_getaffinity(0)
+    return min(mine), len(mine)
+
+
 def by_host(names: Sequence[str]) -> list[list[int]]:
     """Ranks with the same name together, in the order of their first ranks; a rank without one is alone."""
     hosts: dict[str, list[int]] = {}

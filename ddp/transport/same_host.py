@@ -3,7 +3,7 @@
 Contract: as in `framed` and `shared`, for a member that can tell which ranks are on this host (`_hosts`). Where one of them cannot have
 the memory, none of its host does, and `without_board` says why. The connections go on telling who is alive, what went wrong and what
 others wait for.
-Not here: the memory (`segment`, `board`), the collectives on it (`shared`), connections (`zeromq`).
+Not here: the memory (`segment`, `board`), the collectives on it (`shared`), frames and who is where (`zeromq`, `mpi`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from ddp.transport import segment
 from ddp.transport.base import DTYPES, Call, Deadline, Subset, Transport
 from ddp.transport.board import BLOCK_BYTES, BLOCKS, NAP_S, Layout
 from ddp.transport.framed import FrameTransport, T
+from ddp.transport.places import cores
 from ddp.transport.shared import BoardCollectives, HostSubset
 from ddp.wire import Frame, Kind
 
@@ -50,9 +50,7 @@ class HostMemory(BoardCollectives, FrameTransport):
         self._segment: segment.Segment | None = None
         self._notices: dict[int, deque[bytes]] = {}  # about sharing, by sender
         self._nap_s = math.inf  # how long a wait for frames may take, lest the bell was missed
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-        self._spin_s = SPIN_S * min(1.0, cores / world.local_size)
-        self._looks = 20 if world.local_size <= cores else 1  # before others may run
+        self._take_turns(cores()[1], world.local_size)
 
     # -- what a member writes -----------------------------------------------------------------------------------------
 
@@ -71,6 +69,11 @@ class HostMemory(BoardCollectives, FrameTransport):
     def _refused_a_stranger(self, times: int) -> None:
         """Somebody else asked for the memory."""
         raise NotImplementedError
+
+    def _take_turns(self, processors: int, ranks: int) -> None:
+        """How a wait spins where so many ranks have so many cores together."""
+        self._spin_s = SPIN_S * min(1.0, processors / ranks)
+        self._looks = 20 if ranks <= processors else 1  # before others may run
 
     # -- the transport ------------------------------------------------------------------------------------------------
 
@@ -93,8 +96,9 @@ class HostMemory(BoardCollectives, FrameTransport):
     # -- waiting on the board -----------------------------------------------------------------------------------------
 
     def _begin(self, call: Call) -> None:
-        self._check_open(call)
-        self._check_together(call)
+        if self._closed or self._failure is not None or self._waiting:
+            self._check_open(call)
+            self._check_together(call)
 
     def _await_note(self, peer: int, call: Call, deadline: Deadline) -> int:
         return self._await(partial(self._board.look, self._places[peer]), peer, call, deadline)
@@ -254,9 +258,11 @@ class HostMemory(BoardCollectives, FrameTransport):
     def _notify(self, peer: int, text: bytes) -> None:
         self._tell(peer, Kind.SHARE, _SHARE, np.frombuffer(text, np.uint8))
 
-    def _noted(self, sender: int, text: np.ndarray) -> None:
-        """A notice has arrived."""
-        self._notices.setdefault(sender, deque()).append(text.tobytes())
+    def _sort(self, frame: Frame, data: np.ndarray) -> None:
+        if frame.kind == Kind.SHARE:
+            self._notices.setdefault(frame.sender, deque()).append(data.tobytes())
+        else:
+            super()._sort(frame, data)
 
     def _notice(self, peer: int) -> bytes | None:
         """The next notice of a peer, if there is one."""

@@ -6,10 +6,10 @@ Contract
   sealed, so nobody can pull the memory from under the others.
 - Descriptors go over an abstract Unix socket (SCM_RIGHTS), only between processes of one user (SO_PEERCRED, asked of the
   kernel by both ends before a byte is read), and only to whom has the ticket: 32 random bytes, which together with the
-  address reach the peers by the authenticated connection that they have already.
+  address reach the peers by the connection that they have already, which over ZeroMQ is authenticated.
 - Nothing here waits for more than MOMENT_S at a time.
 
-Not here: who is on one host and whether all of them take part (`zeromq`), what the memory holds (`board`).
+Not here: who is on one host (`zeromq`, `mpi`) and whether all of them take part (`same_host`), what the memory holds (`board`).
 """
 
 from __future__ import annotations

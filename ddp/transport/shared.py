@@ -7,15 +7,15 @@ Contract: as in `base`, for ranks that have places on one `Board`.
   the same bits.
 - Two groups that have two ranks in common must make their calls in the same order on both.
 
-An all-reduce in which a rank reads up to `direct_bytes` is one round: each combines all arrays itself. A larger one goes in pieces of
-a slot, each cut into one chunk a rank: every rank pins up its part of the others' chunks, combines its own chunk from
-its own array and the others' slots, pins the result up into the hole that its own chunk left, and copies the others'
-results. So an array is written once and read twice, whatever the number of ranks, and what is written stays in the cache.
+An all-reduce of two ranks, and one in which a rank reads up to `direct_bytes`, takes one round: each combines all arrays itself. A
+larger one of more ranks goes in pieces of a slot, each cut into one chunk a rank: every rank pins up its part of the others' chunks,
+combines its own chunk from its own array and the others' slots, pins the result up into the hole that its own chunk left, and copies
+the others' results. So an array is written once and read twice, whatever the number of ranks, and what is written stays in the cache.
 
 Arrays that are to be reduced again and again can live in `homes`, memory that all ranks see: then nothing is pinned up. When all are
 there, each rank combines its chunk of all arrays and writes the result into all of them; when all have, the call has ended.
 
-Not here: waiting, failing and ranks of other hosts (`zeromq`), the memory (`board`).
+Not here: waiting and failing (`same_host`, `framed`), ranks of other hosts (`zeromq`, `mpi`), the memory (`board`).
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ import numpy as np
 from ddp.transport.base import Call, Deadline, Subset, Transport, chunks, divide, reduction
 from ddp.transport.board import Board
 
-# Of arrays in `homes` so many bytes of each rank at a time: they are still in the cache when the result is written to all.
-HOT_BYTES = 512 << 10
+# So much of an array goes at a time: slot and array are still in the cache when they are read.
+HOT_BYTES = 1 << 20
+LINE_BYTES = 64
 
 Slots = dict[int, int]  # rank -> the slot in which its note is
 
@@ -45,10 +46,16 @@ class BoardCollectives(Transport):
     _on_board = False
     _board: Board
     _places: list[int]
+    _mark: int  # of the call under way
 
     @cached_property
     def _everybody(self) -> tuple[int, ...]:
         return tuple(self._others())
+
+    @cached_property
+    def _everywhere(self) -> tuple[int, ...]:
+        """Their places."""
+        return tuple(self._places[peer] for peer in self._others())
 
     # -- what a member writes -----------------------------------------------------------------------------------------
 
@@ -91,12 +98,12 @@ class BoardCollectives(Transport):
         self._check_root(root, call)
 
         def fill(span: slice, slot: int) -> None:
-            self._slot(self.rank, slot, span, array.dtype)[:] = array[span]
+            self._piece(self.rank, slot, span, array.dtype)[:] = array[span]
 
         def take(span: slice, slots: Slots) -> None:
-            array[span] = self._slot(root, slots[root], span, array.dtype)
+            array[span] = self._piece(root, slots[root], span, array.dtype)
 
-        spans = _cut(array.size, self._slot_count(array.dtype))
+        spans = _cut(array.size, self._piece_count(array.dtype))
         if self.rank == root:
             self._rounds(spans, fill, None, self._everybody, (), call, deadline)
         else:
@@ -145,8 +152,10 @@ class BoardCollectives(Transport):
         out = blocks[self.rank].copy()
 
         def take(span: slice, slots: Slots) -> None:
-            operands = {peer: self._part(peer, slot, self.rank, span, array.dtype) for peer, slot in slots.items()}
-            self._combine(operands, blocks[self.rank][span], combine, out[span])
+            operands = [blocks[self.rank][span]] * self.size
+            for peer, slot in slots.items():
+                operands[peer] = self._part(peer, slot, self.rank, span, array.dtype)
+            self._combine(operands, combine, out[span])
 
         self._deal(blocks, take, self._everybody, self._everybody, call, deadline)
         if op == "avg":
@@ -185,18 +194,18 @@ class BoardCollectives(Transport):
         if not self._on_board or mine.nbytes * (self.size - 1) <= self.tuning.direct_bytes:
             return self.all_reduce(mine, op, call, deadline)
         combine = reduction(op, mine.dtype, call)
-        self._together(call, deadline)
-        own = chunks(mine.size, self.size)[self.rank]
-        parts = [home[own] for home in homes]
-        result = parts.pop(self.rank)
-        for span in _cut(result.size, max(1, HOT_BYTES // mine.itemsize)):
-            hot, theirs = result[span], [part[span] for part in parts]
-            self._combine(dict(zip(self._everybody, theirs)), hot, combine, hot)
+        self._open(call, deadline)
+        slot = self._slot_for_all(call, deadline)
+        self._arrive(slot, call, deadline)
+        for span in _own_spans(mine.size, mine.itemsize, self.rank, self.size):
+            hot = [home[span] for home in homes]
+            result = hot[self.rank]
+            self._combine(hot, combine, result)
             if op == "avg":
-                divide(hot, self.size)
-            for each in theirs:
-                each[:] = hot
-        self._together(call, deadline)
+                divide(result, self.size)
+            for peer in self._everybody:
+                hot[peer][:] = result
+        self._arrive(slot, call, deadline)
 
     # -- rounds -------------------------------------------------------------------------------------------------------
 
@@ -214,7 +223,7 @@ class BoardCollectives(Transport):
 
         The first round is with everybody, so that all ranks see that they are in the same call.
         """
-        self._meet_strangers(call, deadline)
+        self._open(call, deadline)
         everybody, first = self._everybody, spans[0].start
         for span in spans:
             to, source = (everybody, everybody) if span.start == first else (readers, writers)
@@ -222,7 +231,7 @@ class BoardCollectives(Transport):
                 slot = self._await_slot(to, call, deadline)
                 if fill:
                     fill(span, slot)
-                self._show(slot, to, call)
+                self._show(slot, to)
             slots = self._notes(source, call, deadline)
             if take:
                 take(span, slots)
@@ -230,31 +239,53 @@ class BoardCollectives(Transport):
 
     def _together(self, call: Call, deadline: Deadline) -> None:
         """Return once all ranks are here."""
-        self._rounds([slice(0, 0)], None, None, (), (), call, deadline)
+        self._open(call, deadline)
+        self._arrive(self._slot_for_all(call, deadline), call, deadline)
+
+    def _arrive(self, slot: int, call: Call, deadline: Deadline) -> None:
+        """Return once all ranks are here: a round, with a slot that was claimed."""
+        board = self._board
+        board.post(slot, self._everywhere, self._mark)
+        for peer, place in zip(self._everybody, self._everywhere):
+            self._note(peer, call, deadline)
+            board.done(place)
 
     def _reduce(self, array: np.ndarray, op: str, root: int | None, call: Call, deadline: Deadline) -> None:
         """All-reduce in place, or reduce in place on `root`."""
-        combine = reduction(op, array.dtype, call)
-        count = self._slot_count(array.dtype)
-        if array.size <= count and array.nbytes * (self.size - 1) <= self.tuning.direct_bytes:
-            self._reduce_direct(array, combine, root, call, deadline)
-            if op == "avg" and root in (None, self.rank):
-                divide(array, self.size)
+        combine, average = reduction(op, array.dtype, call), op == "avg"
+        room = self._slot_count(array.dtype)
+        self._open(call, deadline)
+        if self.size == 2:
+            most = self._piece_count(array.dtype)
+            for piece in [array] if array.size <= most else [array[span] for span in _cut(array.size, most)]:
+                self._reduce_direct(piece, combine, average, root, call, deadline)
+        elif array.size <= room and array.nbytes * (self.size - 1) <= self.tuning.direct_bytes:
+            self._reduce_direct(array, combine, average, root, call, deadline)
         else:
-            self._reduce_pieces(array, combine, op == "avg", _cut(array.size, count), root, call, deadline)
+            self._reduce_pieces(array, combine, average, _cut(array.size, room), root, call, deadline)
 
-    def _reduce_direct(self, array, combine: np.ufunc, root: int | None, call: Call, deadline: Deadline) -> None:
-        span, dtype, everybody = slice(0, array.size), array.dtype, self._everybody
-        self._meet_strangers(call, deadline)
-        slot = self._await_slot(everybody, call, deadline)
-        own = self._slot(self.rank, slot, span, dtype)  # the operand: the array itself is written to
-        own[:] = array
-        self._show(slot, everybody, call)
-        slots = self._notes(everybody, call, deadline)
-        if root in (None, self.rank):
-            operands = {peer: self._slot(peer, theirs, span, dtype) for peer, theirs in slots.items()}
-            self._combine(operands, own, combine, array)
-        self._done(everybody)
+    def _reduce_direct(
+        self, array: np.ndarray, combine: np.ufunc, average: bool, root: int | None, call: Call, deadline: Deadline
+    ) -> None:
+        board, everywhere = self._board, self._everywhere
+        span, dtype = slice(0, array.size), array.dtype
+        slot = self._slot_for_all(call, deadline)
+        own = board.array(board.me, slot, span, dtype)
+        np.copyto(own, array)
+        board.post(slot, everywhere, self._mark)
+        # of more than two ranks the array may be written to before its own turn comes
+        operands = [own if self.size > 2 else array] * self.size
+        for peer, place in zip(self._everybody, everywhere):
+            theirs = self._note(peer, call, deadline)
+            operands[peer] = board.array(place, theirs, span, dtype)
+        if root is None or root == self.rank:
+            self._combine(operands, combine, array)
+            if average:
+                divide(array, self.size)
+        for place in everywhere:
+            board.done(place)
+        if board.size == 2:
+            board.swap(slot, theirs)
 
     def _reduce_pieces(
         self,
@@ -267,7 +298,6 @@ class BoardCollectives(Transport):
         deadline: Deadline,
     ) -> None:
         dtype, everybody = array.dtype, self._everybody
-        self._meet_strangers(call, deadline)
         slot = self._pin_others_chunks(array[spans[0]], call, deadline)
         for span, following in pairwise([*spans, None]):
             piece = array[span]
@@ -275,12 +305,14 @@ class BoardCollectives(Transport):
             own = bounds[self.rank]
             slots = self._notes(everybody, call, deadline)
             result = self._slot(self.rank, slot, own, dtype)
-            operands = {peer: self._slot(peer, theirs, own, dtype) for peer, theirs in slots.items()}
-            self._combine(operands, piece[own], combine, result)
+            operands = [piece[own]] * self.size
+            for peer, theirs in slots.items():
+                operands[peer] = self._slot(peer, theirs, own, dtype)
+            self._combine(operands, combine, result)
             if average:
                 divide(result, self.size)
             self._done(everybody)
-            self._show(slot, everybody, call)
+            self._show(slot, everybody)
             if root in (None, self.rank):
                 piece[own] = result
             if following is not None:  # the others can go on with the next piece while we copy the results of this one
@@ -299,7 +331,7 @@ class BoardCollectives(Transport):
         for span in (slice(0, own.start), slice(own.stop, piece.size)):
             if span.start < span.stop:
                 self._slot(self.rank, slot, span, piece.dtype)[:] = piece[span]
-        self._show(slot, everybody, call)
+        self._show(slot, everybody)
         return slot
 
     def _gather(
@@ -312,15 +344,15 @@ class BoardCollectives(Transport):
         deadline: Deadline,
     ) -> None:
         def fill(span: slice, slot: int) -> None:
-            self._slot(self.rank, slot, span, array.dtype)[:] = array[span]
+            self._piece(self.rank, slot, span, array.dtype)[:] = array[span]
 
         def take(span: slice, slots: Slots) -> None:
             if out is not None:
                 out[self.rank, span] = array[span]
                 for peer, slot in slots.items():
-                    out[peer, span] = self._slot(peer, slot, span, array.dtype)
+                    out[peer, span] = self._piece(peer, slot, span, array.dtype)
 
-        spans = _cut(array.size, self._slot_count(array.dtype))
+        spans = _cut(array.size, self._piece_count(array.dtype))
         self._rounds(spans, fill if readers else None, take, readers, writers, call, deadline)
 
     def _deal(
@@ -338,15 +370,14 @@ class BoardCollectives(Transport):
             for peer in readers:
                 self._part(self.rank, slot, peer, span, blocks.dtype)[:] = blocks[peer, span]
 
-        spans = _cut(blocks.shape[1], max(1, self._slot_count(blocks.dtype) // self.size))
+        spans = _cut(blocks.shape[1], max(1, self._piece_count(blocks.dtype) // self.size))
         self._rounds(spans, fill if readers else None, take, readers, writers, call, deadline)
 
-    def _combine(self, theirs: dict[int, np.ndarray], own: np.ndarray, combine: np.ufunc, out: np.ndarray) -> None:
-        """out = the operands of all ranks, combined in the order of the ranks. `own` may be `out`."""
-        operands = {**theirs, self.rank: own}
+    def _combine(self, operands: Sequence[np.ndarray], combine: np.ufunc, out: np.ndarray) -> None:
+        """out = the operands of all ranks, combined in the order of the ranks. That of this rank may be `out`."""
         so_far = operands[0]
         for rank in range(1, self.size):
-            early = out is own and rank < self.rank  # what has yet to be read must stay
+            early = rank < self.rank and operands[self.rank] is out  # what has yet to be read must stay
             into = out if not early else so_far if rank > 1 else None
             so_far = combine(so_far, operands[rank], out=into)
 
@@ -356,27 +387,43 @@ class BoardCollectives(Transport):
         """How many elements fit into a slot."""
         return self._board.layout.slot_bytes // dtype.itemsize
 
+    def _piece_count(self, dtype: np.dtype) -> int:
+        """How many go into one at a time."""
+        return min(self._board.layout.slot_bytes, HOT_BYTES) // dtype.itemsize
+
     def _slot(self, rank: int, slot: int, span: slice, dtype: np.dtype) -> np.ndarray:
-        """Room for array[span] in a slot that holds one piece of the array, from its start if the piece is `span`."""
-        count = self._slot_count(dtype)
-        start = span.start % count
-        return self._board.array(self._places[rank], slot, slice(start, start + span.stop - span.start), dtype)
+        """The elements `span` of a slot."""
+        return self._board.array(self._places[rank], slot, span, dtype)
+
+    def _piece(self, rank: int, slot: int, span: slice, dtype: np.dtype) -> np.ndarray:
+        """Room for array[span], at the start of a slot."""
+        return self._slot(rank, slot, slice(0, span.stop - span.start), dtype)
 
     def _part(self, rank: int, slot: int, receiver: int, span: slice, dtype: np.dtype) -> np.ndarray:
         """Room for one receiver's block[span] in a slot that is dealt out to all."""
-        start = receiver * max(1, self._slot_count(dtype) // self.size)
+        start = receiver * max(1, self._piece_count(dtype) // self.size)
         return self._board.array(self._places[rank], slot, slice(start, start + span.stop - span.start), dtype)
 
-    def _show(self, slot: int, readers: Sequence[int], call: Call) -> None:
-        self._board.post(slot, [self._places[peer] for peer in readers], mark(call))
+    def _slot_for_all(self, call: Call, deadline: Deadline) -> int:
+        """Claim a slot for everybody."""
+        board = self._board
+        if board.busy(self._everywhere) is None:
+            return board.claim()
+        return self._await_slot(self._everybody, call, deadline)
+
+    def _show(self, slot: int, readers: Sequence[int]) -> None:
+        self._board.post(slot, [self._places[peer] for peer in readers], self._mark)
 
     def _notes(self, writers: Sequence[int], call: Call, deadline: Deadline) -> Slots:
         return {peer: self._note(peer, call, deadline) for peer in writers}
 
     def _note(self, peer: int, call: Call, deadline: Deadline) -> int:
         """The slot of the next note of `peer`, which must be of the same call."""
-        slot = self._await_note(peer, call, deadline)
-        if self._board.mark(self._places[peer], slot) != mark(call):
+        board, place = self._board, self._places[peer]
+        slot = board.look(place)
+        if slot is None:
+            slot = self._await_note(peer, call, deadline)
+        if board.mark(place, slot) != self._mark:
             raise self._differ(peer, call, deadline)
         return slot
 
@@ -384,12 +431,13 @@ class BoardCollectives(Transport):
         for peer in writers:
             self._board.done(self._places[peer])
 
-    def _meet_strangers(self, call: Call, deadline: Deadline) -> None:
-        """An empty note to and from each rank that was not met in this generation: it has left all earlier calls."""
+    def _open(self, call: Call, deadline: Deadline) -> None:
+        """Begin a collective. An empty note to and from each rank that was not met in this generation: it has left all earlier calls."""
         self._begin(call)
+        self._mark = mark(call)
         board = self._board
         if board.strangers and (new := [peer for peer in self._everybody if self._places[peer] in board.strangers]):
-            self._show(self._await_slot(new, call, deadline), new, call)
+            self._show(self._await_slot(new, call, deadline), new)
             self._notes(new, call, deadline)
             self._done(new)
             board.strangers.difference_update(self._places[peer] for peer in new)
@@ -423,8 +471,7 @@ class HostSubset(BoardCollectives, Subset):
 
 def mark(call: Call) -> int:
     """A number that stands for a call: two ranks in different calls have, but for one case in 2**31, different ones."""
-    name, number, *rest = call
-    return _digest(name, *rest) << 32 | number & 0xFFFFFFFF
+    return _digest(call[0], call[2:]) << 32 | call.number & 0xFFFFFFFF
 
 
 @lru_cache(maxsize=1024)
@@ -432,7 +479,15 @@ def _digest(*parts: object) -> int:
     return zlib.crc32(repr(parts).encode()) >> 1
 
 
-def _cut(count: int, step: int) -> list[slice]:
-    """0 … count in spans of at most `step`; no elements are one empty span."""
-    starts = range(0, count, step) or (0,)
-    return [slice(start, min(start + step, count)) for start in starts]
+@lru_cache(maxsize=1024)
+def _own_spans(count: int, itemsize: int, rank: int, size: int) -> list[slice]:
+    """What a rank reduces of arrays in `homes`, in spans of HOT_BYTES: whole lines, so that no two ranks write to one."""
+    line = LINE_BYTES // itemsize
+    own = chunks(-(-count // line), size)[rank]
+    return _cut(min(own.stop * line, count), HOT_BYTES // itemsize, own.start * line)
+
+
+def _cut(stop: int, step: int, first: int = 0) -> list[slice]:
+    """first … stop in spans of at most `step`; no elements are one empty span."""
+    starts = range(first, stop, step) or (first,)
+    return [slice(start, min(start + step, stop)) for start in starts]

@@ -26,8 +26,8 @@ _LIMITS = {"direct_bytes": (0, 1 << 20), "slot_bytes": (1 << 12, 1 << 24), "ring
 class Tuning:
     """Defaults: 2 AMD Zen 4 cores, float32 sum, two and four processes."""
 
-    # Shared memory: where the others' arrays have up to so many bytes together, each rank combines them all itself (one
-    # round); above, each combines a chunk (two rounds).
+    # Shared memory, more than two ranks or arrays in `homes`: where the others' arrays have up to so many bytes together,
+    # each rank combines them all itself (one round); above, each combines a chunk (two rounds).
     direct_bytes: int = 64 << 10
     # Shared memory: larger arrays go in pieces of so many bytes. Small enough to stay in the cache.
     slot_bytes: int = 2 << 20

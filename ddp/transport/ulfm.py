@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ddp.env import World
 from ddp.errors import DeadlineError, PeerLostError
 from ddp.transport.base import Call, Deadline
 from ddp.transport.framed import Failure
@@ -33,17 +34,17 @@ class ULFMTransport(MPITransport):
     name = "ulfm"
     finalizes = False
 
-    def __init__(self, mpi: Any, comm: Any, job: str):
-        super().__init__(mpi, comm, job)
-        if self._meeting is not None:
-            self._meeting.Free()
-            self._meeting = None
+    def __init__(self, mpi: Any, comm: Any, world: World):
+        super().__init__(mpi, comm, world)
         comm.Set_errhandler(mpi.ERRORS_RETURN)
         self._all = comm.Get_group()  # of the beginning, whose ranks everybody keeps
         self._all_live = True  # of the beginning; whoever has left by `agree` says the same
         self._places = list(range(self.size))  # rank -> rank in the communicator of today
         atexit.register(self._finalize)
         self._about_death = (mpi.ERR_PROC_FAILED, mpi.ERR_PROC_FAILED_PENDING, mpi.ERR_REVOKED)
+
+    def _meet(self, world: World, deadline: Deadline) -> None:
+        """Nothing to agree on: no collectives, and so neither MPI's nor shared memory."""
 
     @staticmethod
     def _at_exit(mpi: Any) -> None:

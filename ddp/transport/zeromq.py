@@ -186,8 +186,6 @@ class ZMQTransport(HostMemory):
             self._suspects[frame.sender] = time.monotonic()
         if frame.kind == Kind.HELLO:
             self._met.add(frame.sender)
-        elif frame.kind == Kind.SHARE:
-            self._noted(frame.sender, array)
         self._arrived(frame, array)
         return True
 

@@ -161,7 +161,8 @@ class Lane:
 
     def call(self, task: Callable[[], Any]) -> Any:
         """Run now, or behind what is queued."""
-        if threading.current_thread() is self._thread:  # in a callback, which has the transport
+        thread = self._thread
+        if thread is not None and threading.current_thread() is thread:  # in a callback, which has the transport
             return task()
         if not self._waiting:
             with self._lock:
@@ -455,16 +456,15 @@ class ProcessGroup:
                 raise
             recorder.ends(entry)
 
-        on_device = not isinstance(array, np.ndarray)
-        if on_device:
+        if not isinstance(array, np.ndarray):
             run = from_here(backend.of(array), run)
-        if on_device and self.transport.asynchronous:
-            work = DeviceWork(run, outputs, self.transport, seconds)
-            self.lane.call(work._run)
-            if async_op:
-                return work
-            work.wait()
-            return None
+            if self.transport.asynchronous:
+                work = DeviceWork(run, outputs, self.transport, seconds)
+                self.lane.call(work._run)
+                if async_op:
+                    return work
+                work.wait()
+                return None
         if async_op:
             return self.lane.post(run, outputs)
         self.lane.call(run)
@@ -473,13 +473,12 @@ class ProcessGroup:
     def _flat(self, tensor: Tensor, op: str, writes: bool = True) -> Any:
         """The tensor for a transport, which writes to it if `writes`: as it is where the transport takes arrays of its device, else as one
         of the host. `op`: "" of what is only moved, "send" of a message."""
-        be = backend.of(tensor._a) if isinstance(tensor, Tensor) else None
-        if be is None or be.device_type == "cpu":
+        if not isinstance(tensor, Tensor) or isinstance(tensor._a, np.ndarray):
             return Flat(tensor, writes)
         if writes:
             tensor._check_inplace("collective")
         transport: Any = self.transport  # those that take arrays of a device say which
-        on_device = getattr(transport, "device_type", None) == be.device_type
+        on_device = getattr(transport, "device_type", None) == backend.of(tensor._a).device_type
         takes = on_device and transport.takes(tensor._a.dtype, op)
         return DeviceFlat(tensor) if takes else StagedFlat(tensor)
 
@@ -526,7 +525,7 @@ def _landing(tensor: Tensor) -> Any:
 
 
 class Flat:
-    """A tensor's elements as a contiguous 1-D host array: the memory itself where possible, else a copy that `store`
+    """The elements of a tensor of the host as a contiguous 1-D array: the memory itself where possible, else a copy that `store`
     writes back.
     """
 
@@ -535,11 +534,10 @@ class Flat:
             raise DTypeError(f"collective: expected a Tensor, got {type(tensor).__name__}")
         if writes:
             tensor._check_inplace("collective")
-        self.tensor = tensor
-        self.be = backend.of(tensor._a)
-        host = self.be.to_numpy(tensor._a)
-        self.shared = host is tensor._a and host.flags.c_contiguous
-        self.array = (host if self.shared else np.ascontiguousarray(host)).reshape(-1)
+        self.tensor, host = tensor, tensor._a
+        self.shared = host.flags.c_contiguous
+        array = host if self.shared else np.ascontiguousarray(host)
+        self.array = array if array.ndim == 1 else array.reshape(-1)
 
     def arrive(self, call: Call, deadline: Deadline) -> Any:
         """The array, once its values are there."""
@@ -547,14 +545,17 @@ class Flat:
 
     def put_back(self, call: Call, deadline: Deadline) -> None:
         """The tensor holds what the array holds."""
-        self.store()
+        if self.shared:
+            self.tensor._bump()
+        else:
+            self.store()
 
     def store(self, array: np.ndarray | None = None) -> None:
         """The tensor holds what `array` (or the buffer itself) holds."""
         source = self.array if array is None else array
         if source is not self.array or not self.shared:
             a = self.tensor._a
-            a[...] = self.be.from_numpy(source.reshape(a.shape), self.be.index_of(a))
+            a[...] = source.reshape(a.shape)
         self.tensor._bump()
 
 

@@ -58,6 +58,8 @@ class DistributedDataParallel(Module, Joinable):
                 "DistributedDataParallel: expected a module with a parameter that requires a gradient, got none"
             )
         self.module = module
+        # to walk the modules anew before each forward takes longer
+        self._buffer_rooms = [m._buffers for m in module.modules()]
         self.process_group = group = distributed._group(process_group)
         self.broadcast_buffers = broadcast_buffers
         self.device_ids, self.output_device, self.dim = device_ids, output_device, dim
@@ -89,7 +91,7 @@ class DistributedDataParallel(Module, Joinable):
         if self._join is not None:
             parallel_join.before_forward(self)
         if self.will_broadcast_buffers():
-            broadcast_coalesced(list(self.module.buffers()), self.process_group, self.buffer_source)
+            broadcast_coalesced(self.all_buffers(), self.process_group, self.buffer_source)
         if not r.recorder.listeners:
             return self.module(*args, **kwargs)
         if r.ended is not None:
@@ -100,6 +102,10 @@ class DistributedDataParallel(Module, Joinable):
         r.recorder.span("forward", began)
         watch_backward(r, result)
         return result
+
+    def all_buffers(self) -> list[Tensor]:
+        """The buffers of the modules that were there at construction."""
+        return [b for room in self._buffer_rooms for b in room.values() if b is not None]
 
     def will_synchronise(self) -> bool:
         """Whether the backward of a forward made now averages gradients."""

@@ -31,7 +31,7 @@ class Shadow(JoinHook):
         model, group = self.model, self.model.process_group
         synchronise, buffers, source = _most(group, 0, 0, -1)
         if buffers:
-            broadcast_coalesced(list(model.module.buffers()), group, source)
+            broadcast_coalesced(model.all_buffers(), group, source)
         if synchronise:
             assert model._reducer is not None and model._join is not None
             self.set_scale(model._join.active)
@@ -45,7 +45,7 @@ class Shadow(JoinHook):
         (source,) = _most(group, group.rank if is_last_joiner else -1)
         self.set_scale(group.size)
         model.buffer_source = 0
-        broadcast_coalesced([*model.module.parameters(), *model.module.buffers()], group, source)
+        broadcast_coalesced([*model.module.parameters(), *model.all_buffers()], group, source)
 
     def set_scale(self, active: int) -> None:
         if self.model._reducer is not None:

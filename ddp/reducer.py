@@ -250,11 +250,8 @@ class Reducer:
             assert self.began is not None
             self.recorder.span("backward", self.began, self._started)
             for bucket in self.buckets:
-                try:
-                    bucket.work.wait()
-                except Exception as e:
-                    self._explain(e, bucket)
-                    raise
+                if bucket.work is not DONE:
+                    self._wait(bucket)
                 if self.scale != 1.0:
                     gradients = bucket.gradients._a
                     gradients *= gradients.dtype.type(self.scale)
@@ -265,6 +262,13 @@ class Reducer:
             self._next, self._walking, self.began = 0, False, None
         if self._arrivals is not None:
             self._rebuild()
+
+    def _wait(self, bucket: Bucket) -> None:
+        try:
+            bucket.work.wait()
+        except Exception as e:
+            self._explain(e, bucket)
+            raise
 
     def _explain(self, error: Exception, bucket: Bucket) -> None:
         error.add_note(

@@ -130,9 +130,9 @@ import numpy as np
 import core, ddp
 from core import nn
 
-def build(width=300):
+def build(width=300, **how):
     core.manual_seed(0)
-    return ddp.DistributedDataParallel(nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 8)))
+    return ddp.DistributedDataParallel(nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 8)), **how)
 
 def gradients(model, seed):
     core.manual_seed(seed + ddp.get_rank())
@@ -148,8 +148,11 @@ for seed in range(3):
     assert all((a._a == b._a).all() for a, b in zip(mine, same)), seed
     assert seed == 0 or all(np.shares_memory(p.grad._a, bucket.homes[ddp.get_rank()])
                for bucket in model._reducer.buckets for p in bucket.params)
+small = build(bucket_cap_mb=0.01)
+for seed in range(3):
+    assert all((a._a == b._a).all() for a, b in zip(gradients(small, seed), gradients(plain, seed))), seed
+assert len(small._reducer.buckets) > 1
 kept = [p.grad for p in model.parameters()]
-weights = [p.detach().clone() for p in model.parameters()]
 if ddp.get_rank() == 0:
     copy.deepcopy(model)  # by one rank alone
 open_files = len(os.listdir("/proc/self/fd"))

@@ -147,6 +147,8 @@ def _guard_ops() -> None:
             continue
         _replace(op, "forward", _forward(op.name, op.forward))
         _replace(op, "rules", {of: _rule(rule) for of, rule in op.rules.items()})
+        if op.whole is not None:
+            _replace(op, "whole", _forward(op.name, op.whole))
         op._plans.clear()
 
 

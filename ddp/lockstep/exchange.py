@@ -23,7 +23,7 @@ from ddp.transport.base import chunks, divide
 
 @dataclass
 class Flat:
-    """Members of one dtype one behind the other, and which of them are there. What is not there holds anything."""
+    """Members of one dtype one behind the other, and which of them are there. What is not there is 0."""
 
     array: np.ndarray  # (n,)
     there: np.ndarray  # (members,) bool
@@ -58,8 +58,7 @@ class Layout:
             return None
         array = self.take()
         for span, member in zip(self.spans, members):
-            if member is not None:
-                array[span] = member.reshape(-1)
+            array[span] = 0 if member is None else member.reshape(-1)  # what is left of other numbers could warn of itself
         return Flat(array, there)
 
     def unpack(self, array: np.ndarray) -> list[np.ndarray]:

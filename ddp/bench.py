@@ -162,9 +162,8 @@ def tune(turns: int = 5) -> tuning.Tuning:
     transport = ddp.distributed._default().transport
     was = transport.tuning
     name = "direct_bytes" if getattr(transport, "_on_board", False) else "ring_bytes"
-    others = [16 * KB, 64 * KB, 256 * KB]
-    if name == "direct_bytes" and transport.size == 2:  # who have one way for all sizes
-        others = []
+    has_one_way = name == "direct_bytes" and transport.size == 2
+    others = [] if has_one_way else [16 * KB, 64 * KB, 256 * KB]
     costs = {}
     for candidate in dict.fromkeys([getattr(was, name), *others]):
         transport.tuning = dataclasses.replace(was, **{name: candidate})

@@ -30,7 +30,7 @@ class Backend(NNKernels, RecurrentKernels, ChainKernels):
     array_type: type[Any]
     xp: Any  # the module that speaks NumPy
     slow_dtype: Any = None  # a floating dtype that element-wise work is better converted from than done in
-    raw: Any = None  # the ops as functions of this backend's arrays; `core.ops.op` puts them here
+    raw: Any = None  # the ops as functions of this backend's arrays; `core.ops.namespaces` puts them here
     # What computes whole ops here: by an op's name its forward pass, by (name, input) a gradient rule. Each has the signature of what
     # it stands in for, and returns None where it declines.
     fused: Mapping[Any, Callable[..., Any]] = MappingProxyType({})

@@ -330,10 +330,11 @@ class CPUBackend(Backend):
         loss -= picked
         if w is not None:
             loss *= w[safe]
-        if seen is None:
-            return loss, p, len(loss) if w is None else None
-        loss[~seen] = 0
-        return loss, p, int(np.count_nonzero(seen)) if w is None else None
+        count = len(loss)
+        if seen is not None:
+            loss[~seen] = 0
+            count = int(np.count_nonzero(seen))
+        return loss, p, count if w is None else None
 
     def cross_entropy_total(
         self, loss: Any, x: Any, target: Any, w: Any, ignored: int, mean: bool, count: int | None
@@ -346,12 +347,12 @@ class CPUBackend(Backend):
     def cross_entropy_grad(self, g: Any, x: Any, target: Any, w: Any, lse: Any, total: Any, ignored: int) -> Any:
         if lse.ndim == 1:
             return super().cross_entropy_grad(g, x, target, w, lse, total, ignored)
-        slope, seen = lse, None
+        slope, seen = lse, None  # type: Any, Any
         if w is not None or total is None or not len(target) == total < 1 << 24:  # else all have been counted
             seen = target != ignored
         scale = np.asarray(g if total is None else g / total, dtype=slope.dtype)
         if w is not None:
-            scale = scale * w[np.where(target != ignored, target, 0)]
+            scale = scale * w[np.where(seen, target, 0)]
         dx = slope * (scale[:, None] if scale.ndim else scale)
         if seen is not None:
             dx[~seen] = 0

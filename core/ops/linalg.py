@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from core import dtypes
@@ -65,20 +66,19 @@ def matmul(be, x, y):
         ) from None
 
 
-def _linear_dw(F, g, x, w_shape, w_home):
-    return F.linear_weight_grad(g, _conj(F, x), w_shape=w_shape, out=w_home)
+def _as_rows(x):
+    """(*, n) -> (m, n)"""
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 @op(
     g=lambda F, gg, x: F.matmul(x, _t(F, gg)),
     x=lambda F, gg, g: F.matmul(g, gg),
 )
-def linear_weight_grad(be, g, x, *, w_shape, out=None):
+def linear_weight_grad(be, g, x, *, out=None):
     """Σ gᵀ x over all rows, the gradient of `linear` for its weight: (*, O), (*, I) -> (O, I). `out`: room for it."""
-    o, i = w_shape
+    g, x = _as_rows(g), _as_rows(x)
     fits = out is not None and g.dtype == x.dtype == out.dtype
-    if g.ndim != 2:
-        g, x = g.reshape(-1, o), x.reshape(-1, i)
     return be.matmul(g.T, x, out if fits else None)
 
 
@@ -88,18 +88,14 @@ def linear_grads(be, g, wanted, x, w, w_home):
         return None
     of_x, of_w, of_b = wanted
     dx = be.matmul(g, w) if of_x else None
-    if g.ndim > 2:
-        g = g.reshape(-1, g.shape[-1])
-    dw = None
-    if of_w:
-        fits = w_home is not None and g.dtype == x.dtype == w_home.dtype
-        dw = be.matmul(g.T, x if x.ndim == 2 else x.reshape(-1, x.shape[-1]), w_home if fits else None)
+    g = _as_rows(g)
+    dw = linear_weight_grad.forward(be, g, x, out=w_home) if of_w else None
     return [dx, dw, be.sum_rows(g) if of_b else None]
 
 
 @op(
     x=lambda F, g, w: F.matmul(g, _conj(F, w)),
-    w=_linear_dw,
+    w=lambda F, g, x, w_home: F.linear_weight_grad(g, _conj(F, x), out=w_home),
     b=lambda F, g, b_shape: F.sum_to(g, shape=b_shape),
     whole=linear_grads,
     names=("input", "weight", "bias"),

@@ -199,7 +199,6 @@ class OpNode(Node):
             leaf = edges[i][0]
             lends = state.homes and not create_graph and isinstance(leaf, Tensor) and leaf._home is not None
             values = [*values, leaf.lent_home() if lends else None]
-        pulled: list[Any] = [None] * len(edges)
         slow = self.be.slow_dtype
         wide = None
         if self.op.widens and not create_graph and getattr(grads, "dtype", None) is slow is not None:
@@ -209,20 +208,25 @@ class OpNode(Node):
         if plan.epilogue is not None:
             last, take = plan.epilogue
             grads = last(F, grads, *take(values))
+        pulled: list[Any] | None = None
         if plan.whole is not None and not create_graph:
             whole, wanted, take = plan.whole
-            found = whole(self.be, grads, wanted, *take([*values, None]))
-            if found is not None:
-                if state.anomaly:
-                    self._check_nan(found, create_graph)
-                return found
-        for i, rule, pick in plan.rules:
+            pulled = whole(self.be, grads, wanted, *take([*values, None]))
+        if pulled is None:
+            pulled = self._by_rules(F, grads, values, wide is not None, create_graph)
+        if state.anomaly:
+            self._check_nan(pulled, create_graph)
+        return pulled
+
+    def _by_rules(self, F: Any, grads: Any, values: list[Any], was_widened: bool, create_graph: bool) -> list[Any]:
+        """What each rule gives, in the shape and dtype of its input."""
+        pulled: list[Any] = [None] * len(self.edges)
+        for i, rule, pick in self.plan.rules:
             g = rule(F, grads, *(values if pick is None else pick(values)))
-            if wide is not None:
+            if was_widened:
                 g = narrowed(self.be, g)
             if self.op.variadic:
-                pulled = list(g)
-                break
+                return list(g)
             if self.metas is not None:
                 shape, dtype = self.metas[i]
                 if g.shape != shape:
@@ -233,8 +237,6 @@ class OpNode(Node):
                 elif g.dtype != dtype:
                     g = F.cast(g, dtype=dtypes.of(dtype))
             pulled[i] = g
-        if state.anomaly:
-            self._check_nan(pulled, create_graph)
         return pulled
 
     def _filled(self, grads: list[Any], create_graph: bool) -> list[Any]:

@@ -86,15 +86,16 @@ class Adam(Optimizer):
 
     def _moments(self, params: Sequence[Tensor], states: Sequence[dict[str, Any]]) -> Sequence[Any]:
         """All first moments and all second ones as two arrays, of which those of the parameters are parts from now on."""
-        arrays = [state[name]._a for name in _MOMENTS for state in states]
+        moments = [state[name] for name in _MOMENTS for state in states]
+        arrays = [moment._a for moment in moments]
         known = self._joint = self._joint or {}
         parts, joint = known.get(id(params[0]), ((), ()))
         if len(parts) != len(arrays) or not all(map(operator.is_, parts, arrays)):  # new ones, or loaded
             n = len(params)
             joint = [_joined(arrays[:n]), _joined(arrays[n:])]
             parts = [part for one in joint for part in _cut(one, arrays[:n])]
-            for i, part in enumerate(parts):
-                states[i % n][_MOMENTS[i // n]]._a = part
+            for moment, part in zip(moments, parts):
+                moment._a = part
             known[id(params[0])] = parts, joint
         return joint
 

@@ -313,7 +313,7 @@ class MPITransport(HostMemory, NativeCollectives):
         deadline = Deadline.after(timeout_s)
         comm, request = here.Idup()
         try:
-            _finish(request, world, deadline)
+            finish(request, f"rank {world.rank}: open: expected all ranks", deadline)
             transport = cls(MPI, comm, world)
             transport._meet(world, deadline)
         except BaseException as error:
@@ -442,7 +442,8 @@ class MPITransport(HostMemory, NativeCollectives):
         here = {"host": host_of(world), "cores": cores(), "tuning": table}
         mine = np.frombuffer(json.dumps(here).encode().ljust(_MEET_BYTES), np.uint8)
         everybody = np.empty((self.size, _MEET_BYTES), np.uint8)
-        _finish(self._comm.Iallgather(mine, everybody), world, deadline, mine, everybody)
+        where = f"rank {self.rank}: open: expected all ranks"
+        finish(self._comm.Iallgather(mine, everybody), where, deadline, mine, everybody)
         ranks = [json.loads(row.tobytes()) for row in everybody]
         self.tuning = tuning.checked(ranks[0]["tuning"], f"rank {self.rank}: open: rank 0's table")
         self._hosts = by_host([each["host"] for each in ranks])
@@ -460,15 +461,13 @@ class MPITransport(HostMemory, NativeCollectives):
         self.refused_peers += times
 
 
-def _finish(request: Any, world: World, deadline: Deadline, *memory: object) -> None:
-    """Wait for all ranks, which are opening. On failure the request goes on without us, so its memory is kept."""
+def finish(request: Any, expected: str, deadline: Deadline, *memory: object) -> None:
+    """Wait for others where no call can be told of. On failure the request goes on without us, so its memory is kept."""
     pause = Pause()
     while not request.Test():
         if deadline.expired():
             _ABANDONED.append((request, memory))
-            raise DeadlineError(
-                f"rank {world.rank}: open: expected all ranks within {deadline.timeout_s:g} s, got fewer"
-            )
+            raise DeadlineError(f"{expected} within {deadline.timeout_s:g} s, got fewer")
         pause()
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from ddp.env import World
-from ddp.errors import DeadlineError, PeerLostError
+from ddp.errors import PeerLostError
 from ddp.transport.base import Call, Deadline
 from ddp.transport.framed import Failure
-from ddp.transport.mpi import MPITransport, Pause
+from ddp.transport.mpi import MPITransport, finish
 from ddp.wire import Frame
 
 
@@ -39,7 +39,7 @@ class ULFMTransport(MPITransport):
         comm.Set_errhandler(mpi.ERRORS_RETURN)
         self._all = comm.Get_group()  # of the beginning, whose ranks everybody keeps
         self._all_live = True  # of the beginning; whoever has left by `agree` says the same
-        self._places = list(range(self.size))  # rank -> rank in the communicator of today
+        self._today = list(range(self.size))  # rank -> rank in the communicator of today
         atexit.register(self._finalize)
         self._about_death = (mpi.ERR_PROC_FAILED, mpi.ERR_PROC_FAILED_PENDING, mpi.ERR_REVOKED)
 
@@ -58,7 +58,7 @@ class ULFMTransport(MPITransport):
     # -- messages -----------------------------------------------------------------------------------------------------
 
     def _post(self, frame: Frame, peer: int, data: np.ndarray) -> bool:
-        return bool(self._noticing(lambda: super(ULFMTransport, self)._post(frame, self._places[peer], data)))
+        return bool(self._noticing(lambda: super(ULFMTransport, self)._post(frame, self._today[peer], data)))
 
     def _pump(self, timeout_s: float) -> None:
         self._noticing(lambda: super(ULFMTransport, self)._pump(timeout_s))
@@ -95,16 +95,10 @@ class ULFMTransport(MPITransport):
         """Whether all that live are done. Who is not, ends everybody's waits."""
         if not done:
             self._comm.Revoke()
-        flag, pause = np.array([done], np.intc), Pause()
+        flag = np.array([done], np.intc)
         request = self._comm.Iagree(flag)
         try:
-            while not request.Test():
-                if deadline.expired():
-                    _ABANDONED.append((request, flag))
-                    raise DeadlineError(
-                        f"rank {self.rank}: agree: expected all that live within {deadline.timeout_s:g} s, got fewer"
-                    )
-                pause()
+            finish(request, f"rank {self.rank}: agree: expected all that live", deadline, flag)
         except self._mpi.Exception as error:  # one more has died; still all have the same flag, and all are told
             if error.Get_error_class() not in self._about_death:
                 raise
@@ -120,7 +114,7 @@ class ULFMTransport(MPITransport):
         self._all_live = len(members) == self.size
         for rank in set(range(self.size)) - set(members):
             self._gone.setdefault(rank, "died")
-        self._places = [members.index(rank) if rank in members else -1 for rank in range(self.size)]
+        self._today = [members.index(rank) if rank in members else -1 for rank in range(self.size)]
         _ABANDONED.append((self._comm, self._outgoing[:], list(self._incoming)))
         self._comm = new
         self._outgoing.clear()

@@ -39,6 +39,7 @@ class Everywhere:
 
 everywhere = Everywhere()
 
+
 def announced(module: Module, name: str, value: Any, kind: str) -> Any:
     """What is about to be registered, after the hooks on registration have seen it; they may return another."""
     for wanted, hook in list(everywhere._registration_hooks.values()):

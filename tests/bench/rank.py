@@ -1,5 +1,5 @@
-"""One process of a job on one engine: `python -m tests.bench.rank ENGINE ROW [apart]`, started by a launcher; rank 0 prints the seconds of
-a step. `apart`: the processes train models of their own, side by side.
+"""One process of a job on one engine: `python -m tests.bench.rank ENGINE ROW [apart | in_step]`, started by a launcher; rank 0 prints the
+seconds of a step. `apart`: the processes train models of their own, side by side; `in_step`: the same, with a barrier behind each step.
 
 It runs under the peer's Python, too, so it imports nothing of ours but the rows.
 """
@@ -32,7 +32,13 @@ def main(engine: str, row: str, how: str = "together") -> None:
     work = rows.TRAIN[row](torch)
     if how == "together":
         work = work._replace(model=DistributedDataParallel(work.model))
-    step = work.training(torch, "float32")
+    train = work.training(torch, "float32")
+
+    def step() -> None:
+        train()
+        if how == "in_step":
+            dist.barrier()
+
     for _ in range(WARM):
         step()
     dist.barrier()

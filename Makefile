@@ -4,9 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ORACLE := .venv-oracle
 GPU_CHECK := .venv-gpu-check
+MPICH := .venv-mpich
 WORKERS := --numprocesses 2
 
-.PHONY: demo test test-oracle test-gpu-check lint package clean
+.PHONY: demo test test-oracle test-mpich test-gpu-check lint package clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +35,16 @@ $(ORACLE)/installed: pyproject.toml
 test-oracle: $(ORACLE)/installed
 	$(ORACLE)/bin/python -m pytest $(WORKERS) -k oracle
 
+# What runs under mpiexec, under the other MPI: `make test` has Open MPI.
+$(MPICH)/installed: pyproject.toml
+	$(PYTHON) -m venv $(MPICH)
+	$(MPICH)/bin/python -m pip install --quiet --upgrade pip
+	$(MPICH)/bin/python -m pip install --quiet mpich 'mpi4py>=4' --editable '.[dev]'
+	touch $@
+
+test-mpich: $(MPICH)/installed
+	$(MPICH)/bin/python -m pytest $(WORKERS) -k 'mpi and not mpijob and not compile'
+
 # What is known of the GPU without one: every kernel compiles, without spills, for three architectures, and every name is CuPy's.
 $(GPU_CHECK)/installed: pyproject.toml
 	$(PYTHON) -m venv $(GPU_CHECK)
@@ -53,4 +64,4 @@ package: $(VENV)/installed
 	cd build/clean && bin/ddprun -n 2 -m ddp
 
 clean:
-	rm -rf $(VENV) $(ORACLE) $(GPU_CHECK) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache runs data
+	rm -rf $(VENV) $(ORACLE) $(GPU_CHECK) $(MPICH) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache runs data

@@ -4,6 +4,8 @@ installation.
 
 from __future__ import annotations
 
+import sys
+
 import core
 import ddp
 
@@ -17,7 +19,8 @@ def main() -> None:
     assert total.item() == expected, (
         f"rank {world.rank}: expected the ranks to add up to {expected}, got {total.item()}"
     )
-    print(f"rank {world.rank} of {world.size}, over {ddp.get_backend()}, started by {world.launcher}: all ranks add up")
+    said = f"rank {world.rank} of {world.size}, over {ddp.get_backend()}, started by {world.launcher}: all ranks add up"
+    sys.stdout.write(said + "\n")  # in one piece: some launchers mix those of the ranks
     ddp.destroy_process_group()
 
 

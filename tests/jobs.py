@@ -1,6 +1,7 @@
 """Starting real jobs from tests: ddprun and mpiexec, with a deadline, and nothing left behind."""
 
 import contextlib
+import functools
 import importlib.util
 import os
 import secrets
@@ -34,6 +35,17 @@ def mpiexec():
     return found if importlib.util.find_spec("mpi4py") else None
 
 
+@functools.cache
+def is_open_mpi():
+    """Whether that mpiexec is Open MPI's, and not MPICH's."""
+    return "Open MPI" in subprocess.run([mpiexec(), "--version"], capture_output=True, text=True, timeout=30).stdout
+
+
+def mpi_ranks(n):
+    """The start of a command line: n ranks on this host, however few its cores. MPICH does not count them."""
+    return [mpiexec(), *(["--oversubscribe"] if is_open_mpi() else []), "-n", str(n)]
+
+
 needs_mpi = pytest.mark.skipif(
     mpiexec() is None, reason="mpi4py or mpiexec is not installed (pip install 'lockstep-ddp[mpi-local]')"
 )
@@ -50,7 +62,7 @@ HURRIED_DDPRUN = [sys.executable, "-c", HURRIED]
 
 LAUNCHERS = {
     "ddprun": lambda n: [sys.executable, "-m", "launch", "-n", str(n)],
-    "mpiexec": lambda n: [mpiexec(), "--oversubscribe", "-n", str(n), sys.executable],
+    "mpiexec": lambda n: [*mpi_ranks(n), sys.executable],
 }
 
 

@@ -23,7 +23,7 @@ from launch.cli import main
 from launch.hostfile import Host, parse_hosts, seat
 from launch.meeting import Agreement, Guest, meet
 from tests import jobs
-from tests.jobs import environment, needs_mpi, processes_with
+from tests.jobs import environment, is_open_mpi, needs_mpi, processes_with
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -429,12 +429,34 @@ ddp.barrier()
 print(f"rank {world.rank} of {world.size} by {world.launcher}, restart {world.restart}\\n", end="")
 ddp.destroy_process_group()
 """)
-    argv = [*DDPRUN, "--launcher", "mpirun", "-n", "2", "--launcher-args=--oversubscribe", str(script)]
+    oversubscribed = ["--launcher-args=--oversubscribe"] if is_open_mpi() else []
+    argv = [*DDPRUN, "--launcher", "mpirun", "-n", "2", *oversubscribed, str(script)]
     env = environment() | {"HOME": str(tmp_path)}
     done = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S, env=env)
     assert done.returncode == 0, done.stderr
-    assert sorted(filter(None, done.stdout.splitlines())) == [f"rank {r} of 2 by openmpi, restart 0" for r in (0, 1)]
+    by = "openmpi" if is_open_mpi() else "mpich"
+    assert sorted(filter(None, done.stdout.splitlines())) == [f"rank {r} of 2 by {by}, restart 0" for r in (0, 1)]
     assert not list(tmp_path.glob(".lockstep-*"))
+
+
+FAKE_HYDRA = """#!/bin/sh
+if [ "$1" = --version ]; then echo "HYDRA build details:"; else printf "%s " "$@"; fi
+"""
+
+
+def test_mpirun_of_mpich(tmp_path):
+    """Hydra knows no -x, and its own form of hosts only."""
+    (tmp_path / "mpirun").write_text(FAKE_HYDRA)
+    (tmp_path / "mpirun").chmod(0o755)
+    (tmp_path / "python").symlink_to(sys.executable)
+    file = hosts(tmp_path, "a slots=2\nb\n")
+    argv = [str(tmp_path / "python"), "-m", "launch", "--launcher", "mpirun", "--hostfile", file, "-n", "3"]
+    done = subprocess.run(
+        [*argv, "--launcher-args=-l", "-m", "ddp"], capture_output=True, text=True, timeout=DEADLINE_S,
+        env=environment() | {"PYTHONPATH": os.pathsep.join(filter(None, [str(jobs.ROOT), *sys.path]))},
+    )  # fmt: skip
+    assert done.stdout.startswith("-n 3 -hosts a:2,b:1 -l "), done.stderr
+    assert done.stdout.rstrip().endswith("-m ddp")
 
 
 def test_mpijob_with_a_new_secret(capsys):

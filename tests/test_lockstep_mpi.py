@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 from functools import cache
 
 import pytest
@@ -35,7 +36,8 @@ def train(directory, workers, events=(), model="convnet", options=("--with-ft", 
     env = {**jobs.environment(), "LOCKSTEP_LOG": str(log)}
     if events:
         env["LOCKSTEP_CHAOS"] = json.dumps({"directory": str(acted), "events": list(events)})
-    argv = [jobs.mpiexec(), *options, "--oversubscribe", "-n", str(workers), *jobs.LAUNCHERS["mpiexec"](1)[-1:]]
+    mpiexec, *ranks = jobs.mpi_ranks(workers)
+    argv = [mpiexec, *options, *ranks, sys.executable]
     done = subprocess.run(
         [*argv, "-W", "error", PROGRAM, model, str(STEPS), "8"],
         env=env, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+from tests import jobs
 
-pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed"),
-    pytest.mark.skipif(MPIEXEC is None, reason="mpiexec is not installed"),
-]
+pytestmark = jobs.needs_mpi
 
 
-def mpiexec(size: int, *command: str, timeout_s: float) -> tuple[int, str]:
+def mpiexec(size: int, *command: str, timeout_s: float, **variables: str) -> tuple[int, str]:
     """Exit code and output of `size` ranks. What does not end is ended."""
-    environ = {name: text for name, text in os.environ.items() if not name.startswith(("OMPI_", "PMIX_", "PRTE_"))}
-    environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    environ |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     job = subprocess.Popen(
-        [str(MPIEXEC), "--oversubscribe", "-n", str(size), sys.executable, *command],
-        cwd=ROOT,
-        env=environ,
+        [*jobs.LAUNCHERS["mpiexec"](size), *command],
+        cwd=jobs.ROOT,
+        env=jobs.environment() | variables,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -90,10 +79,9 @@ NO_MEMORY = "if g.rank == 1: g.transport.abort('no memory')\ng.barrier()"
     ],
     ids=["closed", "left open", "abort", "abort, no board", "one is stuck", "stuck, no board", "one is stopped"],
 )
-def test_every_job_ends(end, shared, good, message, monkeypatch):
-    monkeypatch.setenv("LOCKSTEP_SHARED_MEMORY", shared)
+def test_every_job_ends(end, shared, good, message):
     began = time.monotonic()
-    code, text = mpiexec(3, "-c", RANK + end, timeout_s=25)
+    code, text = mpiexec(3, "-c", RANK + end, timeout_s=25, LOCKSTEP_SHARED_MEMORY=shared)
     assert (code == 0) == good, text
     assert message in text
     assert time.monotonic() - began < 15

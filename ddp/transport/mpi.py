@@ -57,6 +57,7 @@ from ddp.transport.shared import mark
 from ddp.wire import HEADER_BYTES, Frame, Kind, job_id, pack, payload, unpack
 
 LEAVE_S = 5.0
+SAID_S = 0.3  # how long mpiexec has to pass on why a rank ends the job
 CLOSE_S = 1.0  # how long closing waits for what was sent and not flushed
 # A wait spins, as MPI itself does; soon it yields, because ranks may share a core; and when others are late it sleeps.
 SPIN_S = 50e-6
@@ -314,6 +315,7 @@ class MPITransport(HostMemory, NativeCollectives):
         comm, request = here.Idup()
         try:
             finish(request, f"rank {world.rank}: open: expected all ranks", deadline)
+            _COMMS.append(comm)
             transport = cls(MPI, comm, world)
             transport._meet(world, deadline)
         except BaseException as error:
@@ -426,8 +428,7 @@ class MPITransport(HostMemory, NativeCollectives):
 
     def abort(self, reason: str) -> None:
         """End all processes of the job: the others may be in collectives that MPI cannot interrupt."""
-        print(f"rank {self.rank}: gave up: {reason}", file=sys.stderr, flush=True)
-        self._mpi.COMM_WORLD.Abort(1)
+        _end_all(self._mpi, f"rank {self.rank}: gave up: {reason}")
 
     def _error(self, call: Call) -> DDPError:
         error = super()._error(call)
@@ -492,6 +493,8 @@ _yield: Callable[[], object] = getattr(os, "sched_yield", lambda: time.sleep(0.0
 
 # Failures that were raised in this process, of any transport.
 _TROUBLE: list[str] = []
+# What transports of this process talk over, or have.
+_COMMS: list[Any] = []
 # Requests that were given up, and the memory that MPI may still read and write for them until it ends.
 _ABANDONED: list[object] = []
 
@@ -506,9 +509,23 @@ def _leave_together(mpi: Any) -> None:
         deadline, pause, request = Deadline.after(LEAVE_S), Pause(), mpi.COMM_WORLD.Ibarrier()
         while not request.Test():
             if _TROUBLE and deadline.expired():
-                print(f"expected all ranks to end within {LEAVE_S:g} s after a failure: {_TROUBLE[0]}", file=sys.stderr)
-                sys.stderr.flush()
-                mpi.COMM_WORLD.Abort(1)
+                _end_all(mpi, f"expected all ranks to end within {LEAVE_S:g} s after a failure: {_TROUBLE[0]}")
             pause()
+        for comm in _COMMS:
+            _drain(mpi, comm)
 
     atexit.register(leave)  # runs before the MPI_Finalize of mpi4py
+
+
+def _end_all(mpi: Any, reason: str) -> None:
+    """End all processes of the job, which MPICH's mpiexec would do before it has passed on what they said last."""
+    print(reason, file=sys.stderr, flush=True)
+    time.sleep(SAID_S)
+    mpi.COMM_WORLD.Abort(1)
+
+
+def _drain(mpi: Any, comm: Any) -> None:
+    """Take what came after a transport was closed: UCX, below MPICH, warns of what nobody has taken."""
+    status = mpi.Status()
+    while (message := comm.Improbe(mpi.ANY_SOURCE, mpi.ANY_TAG, status)) is not None:
+        message.Recv([bytearray(status.Get_count(mpi.BYTE)), mpi.BYTE])

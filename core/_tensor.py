@@ -1,9 +1,7 @@
 """The Tensor: an array, where it came from, and its gradient.
 
 Contract
-- `_a` is the raw array; it is never a scalar. Views share its memory and, by `_counter`, its version.
-- A result may have `_inside` instead: the same array channels-last in memory, as convolutions like it. Ops that keep the order in memory
-  (`Op.orderly`) hand it on; whoever else asks for `_a` makes it, in C order, so that nobody ever sees another order than torch's.
+- `_a` is the raw array (`core._array`). Views share its memory and, by `_counter`, its version.
 - `_edge` is (node, output) for the result of an op, None for a leaf. `_requires_grad` is true for both kinds.
 - A view made by an op knows its base and the steps that lead from it, so that a write to either is seen by the graph of both.
 Not here: operations. They are ops (`core.ops`) and become methods in `core.methods`, by a table.
@@ -21,57 +19,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core import backend, dtypes, engine
+from core._array import ArrayHolder, Size
+from core._array import _dim as _dim
 from core.devices import device
 from core.engine import Edge, Handle, Node, mode
-from core.errors import ArgumentError, DTypeError, GraphError, RangeError, ShapeError
+from core.errors import DTypeError, GraphError, ShapeError
 
 _new = object.__new__
 
 
-class Size(tuple[int, ...]):
-    """A shape."""
-
-    def numel(self) -> int:
-        """How many elements a tensor of this shape has."""
-        n = 1
-        for length in self:
-            n *= length
-        return n
-
-    def __repr__(self) -> str:
-        return f"{dtypes.dtype.prefix}.Size([{', '.join(map(str, self))}])"
-
-    def __add__(self, other: Any) -> Size:
-        return Size(tuple.__add__(self, tuple(other)))
-
-    def __mul__(self, n: Any) -> Size:
-        return Size(tuple.__mul__(self, n))
-
-    def __getitem__(self, i: Any) -> Any:
-        found = tuple.__getitem__(self, i)
-        return Size(found) if isinstance(i, slice) else found
-
-
-class _InOrder:
-    """`_a` of a tensor that has none yet: made from `_inside`. A tensor's own `_a` hides this; a `__getattr__` would slow every look at
-    any attribute."""
-
-    def __get__(self, t: Any, owner: Any) -> Any:
-        if t is None:
-            return self
-        array = t._inside
-        if array is None:
-            raise AttributeError(f"{owner.__name__!r} object has no attribute '_a'", name="_a", obj=t)
-        t._a = backend.of(array).in_c_order(array)
-        t._inside = None
-        return t._a
-
-
-class Tensor:
+class Tensor(ArrayHolder):
     """A multi-dimensional array that can be differentiated."""
 
-    _a: Any = _InOrder()
-    _inside: Any = None  # the array, as long as there is no `_a`
     _edge: Edge | None = None
     _requires_grad = False
     _grad: Tensor | None = None
@@ -103,10 +62,6 @@ class Tensor:
             self._a = _moved(self._a, device)
         return self
 
-    def _any_order(self) -> Any:
-        """The array, in whatever order it lies in memory."""
-        return self._a if self._inside is None or "_a" in self.__dict__ else self._inside
-
     if TYPE_CHECKING:  # methods come from the table in core.methods
 
         def __getattr__(self, name: str) -> Any: ...
@@ -129,166 +84,10 @@ class Tensor:
         def __getitem__(self, index: Any) -> Tensor: ...
         def __setitem__(self, index: Any, value: Any) -> None: ...
 
-    # -- what it is ----------------------------------------------------------------------------------------------------
-
-    @property
-    def shape(self) -> Size:
-        return Size((self._a if self._inside is None else self._any_order()).shape)
-
-    def size(self, dim: int | None = None) -> Any:
-        """The shape, or the length of one dimension."""
-        a = self._any_order()
-        return Size(a.shape) if dim is None else a.shape[_dim(dim, a.ndim, "size")]
-
-    @property
-    def ndim(self) -> int:
-        return self._any_order().ndim
-
-    def dim(self) -> int:
-        """The number of dimensions."""
-        return self._any_order().ndim
-
-    def numel(self) -> int:
-        """The number of elements."""
-        return int(self._any_order().size)
-
-    @property
-    def dtype(self) -> dtypes.dtype:
-        return dtypes.of((self._a if self._inside is None else self._any_order()).dtype)
-
-    @property
-    def device(self) -> device:
-        a = self._any_order()
-        be = backend.of(a)
-        return device(be.device_type, be.index_of(a))
-
-    def stride(self, dim: int | None = None) -> Any:
-        """Elements to step over for the next index, for each dimension or one."""
-        strides = tuple(s // self._a.itemsize for s in self._a.strides)
-        return strides if dim is None else strides[_dim(dim, self._a.ndim, "stride")]
-
-    def element_size(self) -> int:
-        """Bytes of one element."""
-        return int(self._a.itemsize)
-
-    def is_contiguous(self) -> bool:
-        """Whether elements lie in memory in index order, without gaps."""
-        return bool(self._a.flags.c_contiguous)
-
-    def data_ptr(self) -> int:
-        """Address of the first element."""
-        return int(self._a.data.ptr if hasattr(self._a.data, "ptr") else self._a.__array_interface__["data"][0])
-
-    def is_floating_point(self) -> bool:
-        return self.dtype.is_floating_point
-
-    def is_complex(self) -> bool:
-        return self.dtype.is_complex
-
-    @property
-    def is_cuda(self) -> bool:
-        return backend.of(self._any_order()).device_type == "cuda"
-
-    @property
-    def is_cpu(self) -> bool:
-        return backend.of(self._any_order()).device_type == "cpu"
-
-    # kinds of tensors that torch has and that this one is not
-    is_sparse = is_sparse_csr = is_quantized = is_mps = is_xpu = is_meta = is_nested = is_mkldnn = False
-
-    @property
-    def layout(self) -> Any:
-        from core.settings import strided
-
-        return strided
-
-    @property
-    def itemsize(self) -> int:
-        return int(self._a.itemsize)
-
-    @property
-    def nbytes(self) -> int:
-        return int(self._a.nbytes)
-
-    def ndimension(self) -> int:
-        """The number of dimensions."""
-        return self._a.ndim
-
-    def storage_offset(self) -> int:
-        """How many elements after the start of its base this view starts."""
-        return 0 if self._base is None else (self.data_ptr() - self._base.data_ptr()) // self.element_size()
-
-    def is_inference(self) -> bool:
-        """Whether the tensor was made inside of `inference_mode`."""
-        return self._inference
-
-    # -- values out ----------------------------------------------------------------------------------------------------
-
-    def item(self) -> Any:
-        """The only element, as a Python number."""
-        if self._a.size != 1:
-            raise ArgumentError(f"item: expected a tensor with 1 element, got {self._a.size}; use tolist() for many")
-        return _python(self._a.item(), self._a.dtype)
-
-    def tolist(self) -> Any:
-        """The elements as nested lists; a number if there are no dimensions."""
-        a = self._host()
-        return (a.astype(np.float32) if a.dtype.kind == "V" else a).tolist()
-
-    def numpy(self, *, force: bool = False) -> np.ndarray:
-        """The NumPy array that shares this tensor's memory. `force` detaches, and copies from a device, where needed."""
-        if self._requires_grad and mode.grad and not force:
-            raise GraphError(
-                "numpy: expected a tensor that requires no grad, got one that does; use tensor.detach().numpy()"
-            )
-        if backend.of(self._a).device_type != "cpu" and not force:
-            raise DTypeError(f"numpy: expected a tensor on the CPU, got {self.device}; use tensor.cpu().numpy()")
-        return self._host()
-
-    def _host(self) -> np.ndarray:
-        return backend.of(self._a).to_numpy(self._a)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self.numpy(), dtype=dtype, copy=copy)
+    # -- as NumPy's, as a container, as text -----------------------------------------------------------------------------
 
     def __array_wrap__(self, array: np.ndarray, context: Any = None, return_scalar: bool = False) -> Tensor:
         return wrap(np.asarray(array))  # np.exp(tensor) is a tensor
-
-    def __dlpack__(self, **options: Any) -> Any:
-        """The memory, for another library, by the DLPack protocol."""
-        if self._requires_grad:
-            raise GraphError("dlpack: expected a tensor that requires no grad, got one that does; use tensor.detach()")
-        return self._a.__dlpack__(**options)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self._a.__dlpack_device__()
-
-    def __bool__(self) -> bool:
-        if self._a.size != 1:
-            raise ArgumentError(
-                f"bool: expected a tensor with 1 element, got {self._a.size} of shape {self._a.shape}; use .any() or .all()"
-            )
-        return bool(self._a.item())
-
-    def __float__(self) -> float:
-        return float(self.item())
-
-    def __int__(self) -> int:
-        return int(self.item())
-
-    def __complex__(self) -> complex:
-        return complex(self.item())
-
-    def __index__(self) -> int:
-        value = self.item()
-        if isinstance(value, float):
-            raise DTypeError(f"index: expected an integer tensor, got {self.dtype}")
-        return int(value)
-
-    def __len__(self) -> int:
-        if not self._a.ndim:
-            raise DTypeError("len: expected a tensor with dimensions, got a 0-d tensor")
-        return int(self._a.shape[0])
 
     def __iter__(self) -> Iterator[Tensor]:
         if not self._a.ndim:
@@ -362,6 +161,10 @@ class Tensor:
     @property
     def is_leaf(self) -> bool:
         return self._edge is None
+
+    def is_inference(self) -> bool:
+        """Whether the tensor was made inside of `inference_mode`."""
+        return self._inference
 
     @property
     def grad_fn(self) -> Node | None:
@@ -506,6 +309,10 @@ class Tensor:
         return backend.of(self._a).xp.array(g, order="C", dtype=self._a.dtype)
 
     # -- versions, views and writes --------------------------------------------------------------------------------------
+
+    def storage_offset(self) -> int:
+        """How many elements after the start of its base this view starts."""
+        return 0 if self._base is None else (self.data_ptr() - self._base.data_ptr()) // self.element_size()
 
     @property
     def _version(self) -> int:
@@ -655,14 +462,6 @@ class _grad_mode:
         mode.grad = self.previous
 
 
-def _dim(dim: int, ndim: int, where: str) -> int:
-    """A dimension counted from the front."""
-    n = max(ndim, 1)
-    if not -n <= dim < n:
-        raise RangeError(f"{where}: Dimension out of range: expected {-n} <= dim < {n}, got {dim}")
-    return dim % n
-
-
 def _moved(array: Any, where: Any, non_blocking: bool = False) -> Any:
     """The array on another device; itself if it is there. `non_blocking`: see `Backend.from_numpy`."""
     where = device(where)
@@ -672,10 +471,6 @@ def _moved(array: Any, where: Any, non_blocking: bool = False) -> Any:
     if be is target:
         return be.copied(array, where.index)
     return target.from_numpy(be.to_numpy(array), where.index, non_blocking)
-
-
-def _python(value: Any, dtype: np.dtype) -> Any:
-    return float(value) if dtype.kind == "V" else value
 
 
 def _rebuild(cls: type, array: np.ndarray, where: str, requires_grad: bool) -> Tensor:

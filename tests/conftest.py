@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import core
+from ddp.env import FLAVOURS
 
 # Files whose tests start jobs by our launcher, wait for them most of the time, and look what they leave in the system's folders: one
 # worker runs them all, and meanwhile another computes what the rest do.
@@ -27,6 +28,14 @@ def pytest_xdist_make_scheduler(config, log):
 @pytest.fixture(autouse=True)
 def _same_random_numbers():
     core.manual_seed(0)
+
+
+@pytest.fixture
+def no_world(monkeypatch):
+    """No job's environment, though the tests themselves may run under mpirun or ddprun."""
+    own = ("LOCKSTEP_JOB", "LOCKSTEP_KEY_FILE", "LOCKSTEP_RESTART", "OMP_NUM_THREADS", "NO_COLOR", "PYTHONUNBUFFERED")
+    for name in (*own, *(name for row in FLAVOURS for name in (row.rank, row.size, row.local_rank))):
+        monkeypatch.delenv(name, raising=False)
 
 
 def pytest_report_header(config):

@@ -43,6 +43,7 @@ FLOORS = [
     ["core.dtypes"],
     ["core.backend"],
     ["core.devices", "core.engine"],
+    ["core._array"],
     ["core._tensor", "core.printing"],
     ["core.ops"],
     [

@@ -11,7 +11,7 @@ cupy = pytest.importorskip(
 )
 
 ROOT = Path(__file__).parent.parent
-CPU_ONLY = ("backend/cpu.py", "backend/onednn", "backend/threads.py", "vision")
+CPU_ONLY = ("backend/cpu/", "backend/onednn", "backend/threads.py", "vision")
 OF_RANKS = ("ddp/staging.py", "ddp/transport/nccl.py", "ddp/transport/cuda_ipc.py")
 # by these names files know CuPy, or a part of it
 ALIASES = {"xp": [], "_xp": [], "_cupy": [], "_cuda": ["cuda"], "_runtime": ["cuda", "runtime"]}

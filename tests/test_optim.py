@@ -644,6 +644,10 @@ def test_every_scheduler_has_a_row():
     assert set(CLOSED) | {"LRScheduler"} == set(schedule.__all__) and schedule._LRScheduler is schedule.LRScheduler
 
 
+def test_schedulers_bear_torchs_path():
+    assert {getattr(schedule, name).__module__ for name in schedule.__all__} == {"core.optim.lr_scheduler"}
+
+
 @pytest.mark.parametrize("name", [n for n in CLOSED if CLOSED[n][0]])
 def test_closed_forms(name):
     make, expected = CLOSED[name]

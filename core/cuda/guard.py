@@ -16,6 +16,7 @@ from types import FunctionType
 from typing import Any
 
 from core import backend, engine
+from core._array import ArrayHolder
 from core._tensor import Tensor
 from core.errors import DeviceError
 from core.ops import op as _op
@@ -169,9 +170,10 @@ def install(be: Any) -> None:
         method = getattr(be, name)
         if not name.startswith("_") and callable(method) and hasattr(method, "__func__") and name not in _FREE:
             setattr(be, name, _kernel(be, method))
-    for name, method in list(vars(Tensor).items()):
-        if isinstance(method, FunctionType) and not name.startswith("__init") and name not in _FREE_OF_TENSORS:
-            _replace(Tensor, name, _method(be, method))
+    for kind in (ArrayHolder, Tensor):
+        for name, method in list(vars(kind).items()):
+            if isinstance(method, FunctionType) and not name.startswith("__init") and name not in _FREE_OF_TENSORS:
+                _replace(kind, name, _method(be, method))
     _guard_functions(be)
     _replace(engine, "each", _each(be))
     _replace(_op.OpNode, "_filled", _filled(be, _op.OpNode._filled))

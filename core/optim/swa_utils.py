@@ -17,7 +17,7 @@ from core.creation import tensor
 from core.dtypes import int64
 from core.errors import ArgumentError
 from core.nn.modules.module import Module
-from core.optim.lr_scheduler import LRScheduler, _each
+from core.optim.lr_scheduler.scheduler import LRScheduler, each
 from core.optim.optimizer import Optimizer
 
 
@@ -136,7 +136,7 @@ class SWALR(LRScheduler):
         anneal_strategy: str = "cos",
         last_epoch: int = -1,
     ):
-        for lr, group in zip(_each("swa_lr", optimizer, swa_lr), optimizer.param_groups):
+        for lr, group in zip(each("swa_lr", optimizer, swa_lr), optimizer.param_groups):
             group["swa_lr"] = lr
         if anneal_strategy not in ("cos", "linear"):
             raise ArgumentError(

@@ -1,20 +1,19 @@
 """The Module: parameters, buffers and other Modules under names, and a `forward`.
 
 Contract: assignment registers (`self.w = Parameter(…)`, `self.layer = Linear(…)`); names of nested things are joined
-by dots; what `state_dict` returns shares memory with the module.
+by dots.
+Not here: `state_dict` and loading (`state`).
 """
 
 from __future__ import annotations
 
-import functools
-from collections import OrderedDict, namedtuple
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from core._tensor import Tensor, wrap
 from core.creation import empty_like
 from core.engine import Handle
-from core.errors import ArgumentError, StateDictError
+from core.errors import ArgumentError
 from core.nn.modules.hooks import (  # noqa: F401  # torch has the hooks on all modules here, too
     KINDS,
     BackwardWatch,
@@ -30,13 +29,13 @@ from core.nn.modules.hooks import (  # noqa: F401  # torch has the hooks on all 
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
+from core.nn.modules.state import _EXTRA_STATE_KEY_SUFFIX as _EXTRA_STATE_KEY_SUFFIX  # torch has these here, too
+from core.nn.modules.state import StateKeeper
+from core.nn.modules.state import _IncompatibleKeys as _IncompatibleKeys
 from core.nn.parameter import Buffer, Parameter
 
-_IncompatibleKeys = namedtuple("IncompatibleKeys", ["missing_keys", "unexpected_keys"])
-_EXTRA_STATE_KEY_SUFFIX = "_extra_state"
 
-
-class Module:
+class Module(StateKeeper):
     """Base class of all layers and models."""
 
     training: bool
@@ -451,139 +450,6 @@ class Module:
         for t in (*self.parameters(), *self.buffers()):
             t.share_memory_()
         return self
-
-    # -- state ---------------------------------------------------------------------------------------------------------
-
-    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
-        """Parameters and persistent buffers by path, sharing memory with the module."""
-        if args:
-            destination, prefix, keep_vars = (*args, *(None, "", False)[len(args) :])
-        if destination is None:
-            destination = OrderedDict()
-            destination._metadata = OrderedDict()
-        for hook in list(self._state_dict_pre_hooks.values()):
-            hook(self, prefix, keep_vars)
-        metadata = {"version": self._version}
-        if hasattr(destination, "_metadata"):
-            destination._metadata[prefix[:-1]] = metadata
-        for name, p in self._parameters.items():
-            if p is not None:
-                destination[prefix + name] = p if keep_vars else p.detach()
-        for name, b in self._buffers.items():
-            if b is not None and name not in self._non_persistent_buffers_set:
-                destination[prefix + name] = b if keep_vars else b.detach()
-        if type(self).get_extra_state is not Module.get_extra_state:
-            destination[prefix + _EXTRA_STATE_KEY_SUFFIX] = self.get_extra_state()
-        for name, module in self._modules.items():
-            if module is not None:
-                module.state_dict(destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
-        for hook in list(self._state_dict_hooks.values()):
-            new = hook(self, destination, prefix, metadata)
-            destination = destination if new is None else new
-        return destination
-
-    def get_extra_state(self) -> Any:
-        """What a class wants in its state_dict besides tensors."""
-        raise RuntimeError("Reached a code path in Module.get_extra_state() that should never be called.")
-
-    def set_extra_state(self, state: Any) -> None:
-        """Take back what `get_extra_state` returned."""
-        raise RuntimeError("Reached a code path in Module.set_extra_state() that should never be called.")
-
-    def register_state_dict_pre_hook(self, hook: Any) -> Handle:
-        """`hook(module, prefix, keep_vars)` runs before the state_dict is made."""
-        return Handle.of(self, "_state_dict_pre_hooks", hook)
-
-    def register_load_state_dict_post_hook(self, hook: Any) -> Handle:
-        """`hook(module, incompatible_keys)` runs after loading and may change the lists of keys."""
-        return Handle.of(self, "_load_state_dict_post_hooks", hook)
-
-    def register_state_dict_post_hook(self, hook: Any) -> Handle:
-        """`hook(module, state_dict, prefix, local_metadata)` runs when the state_dict has been made."""
-        return Handle.of(self, "_state_dict_hooks", hook)
-
-    _register_state_dict_hook = register_state_dict_post_hook
-
-    def register_load_state_dict_pre_hook(self, hook: Any) -> Handle:
-        """`hook(module, state_dict, prefix, …)` runs before this module loads and may change the state_dict."""
-        return Handle.of(self, "_load_state_dict_pre_hooks", functools.partial(hook, self))
-
-    def _register_load_state_dict_pre_hook(self, hook: Any, with_module: bool = False) -> Handle:
-        return Handle.of(self, "_load_state_dict_pre_hooks", functools.partial(hook, self) if with_module else hook)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Copy values into the parameters and buffers of the same path (`assign`: take the tensors themselves).
-
-        Names or shapes that do not fit are one error, which lists them all, and then nothing has been changed;
-        `strict=False` lets names pass.
-        """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(f"load_state_dict: expected a dict, got {type(state_dict).__name__}")
-        state = OrderedDict(state_dict)
-        metadata = getattr(state_dict, "_metadata", None)
-        expected: dict[str, tuple[Module, str, Any]] = {}
-        missing: list[str] = []
-        errors: list[str] = []
-        for path, module in self.named_modules(remove_duplicate=False):
-            prefix = path + "." if path else ""
-            for hook in list(module._load_state_dict_pre_hooks.values()):
-                hook(state, prefix, {}, strict, missing, [], errors)
-            version = None if metadata is None else metadata.get(path, {}).get("version")
-            module._upgrade_state_dict(state, prefix, version)
-            module._load_names(prefix, expected)
-        extras = {
-            f"{path}.{_EXTRA_STATE_KEY_SUFFIX}" if path else _EXTRA_STATE_KEY_SUFFIX: module
-            for path, module in self.named_modules(remove_duplicate=False)
-            if type(module).set_extra_state is not Module.set_extra_state
-        }
-        missing += [k for k in [*expected, *extras] if k not in state]
-        unexpected = [k for k in state if k not in expected and k not in extras]
-        if strict and unexpected:
-            errors.append("Unexpected key(s) in state_dict: " + ", ".join(f'"{k}"' for k in unexpected) + ".")
-        if strict and missing:
-            errors.append("Missing key(s) in state_dict: " + ", ".join(f'"{k}"' for k in missing) + ".")
-        for key, (_, _, mine) in expected.items():
-            value = state.get(key)
-            if key in state and not isinstance(value, Tensor):
-                errors.append(f'"{key}": expected a Tensor, got {type(value).__name__}.')
-            elif key in state and value._a.shape != mine._a.shape:
-                errors.append(
-                    f"size mismatch for {key}: copying a param with shape {value.shape} from checkpoint, "
-                    f"the shape in current model is {mine.shape}."
-                )
-        if errors:
-            raise StateDictError(f"Error(s) in loading state_dict for {type(self).__name__}:\n\t" + "\n\t".join(errors))
-        for key, (module, name, mine) in expected.items():
-            if key not in state:
-                continue
-            value = state[key]
-            if assign:
-                room = module._parameters if name in module._parameters else module._buffers
-                room[name] = (
-                    Parameter(value.detach(), mine._requires_grad) if room is module._parameters else value.detach()
-                )
-            else:
-                mine._a[...] = value.detach().to(mine.device)._a.astype(mine._a.dtype, copy=False)
-                mine._bump()
-        for key, module in extras.items():
-            if key in state:
-                module.set_extra_state(state[key])
-        result = _IncompatibleKeys(missing, unexpected)
-        for module in self.modules():
-            for hook in list(module._load_state_dict_post_hooks.values()):
-                hook(module, result)
-        return result
-
-    def _upgrade_state_dict(self, state_dict: dict[str, Any], prefix: str, version: int | None) -> None:
-        """Change what an older version of this class saved (None: nobody knows which) into what this one expects."""
-
-    def _load_names(self, prefix: str, expected: dict[str, tuple[Module, str, Any]]) -> None:
-        for name, p in self._parameters.items():
-            if p is not None:
-                expected[prefix + name] = (self, name, p)
-        for name, b in self._buffers.items():
-            if b is not None and name not in self._non_persistent_buffers_set:
-                expected[prefix + name] = (self, name, b)
 
     # -- looks ---------------------------------------------------------------------------------------------------------
 

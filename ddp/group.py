@@ -26,9 +26,10 @@ from core._tensor import Tensor, wrap
 from core.errors import ArgumentError, DTypeError, ShapeError
 from ddp.env import World
 from ddp.errors import DDPError, MismatchError
+from ddp.flat import Blocks, Flat, free_rooms, landing
 from ddp.futures import Future
 from ddp.recorder import Recorder
-from ddp.staging import DeviceFlat, DeviceLanding, StagedFlat, contiguous, from_here
+from ddp.staging import DeviceFlat, StagedFlat, contiguous, from_here
 from ddp.transport.base import Call, Deadline, Transport, always
 
 # torch.distributed.group is a class with these two names; here it is this module
@@ -274,7 +275,7 @@ class ProcessGroup:
             raise DTypeError(
                 f"rank {self.world.rank}: all_reduce_coalesced: expected tensors of one dtype, got {[str(t.dtype) for t in tensors]}"
             )
-        outs, flat = [_landing(t) for t in tensors], self._joined(tensors, op)
+        outs, flat = [landing(t) for t in tensors], self._joined(tensors, op)
 
         def task(call: Call, d: Deadline) -> None:
             together = flat.arrive(call, d)
@@ -304,11 +305,12 @@ class ProcessGroup:
         return self._go("broadcast", flat.array, f"root={src}", task, [tensor], async_op)
 
     def all_gather(self, outputs: Sequence[Tensor], tensor: Tensor, async_op: bool = False) -> Any:
-        outs = [_landing(t) for t in self._alike(outputs, tensor, "all_gather")]
+        outs = [landing(t) for t in self._alike(outputs, tensor, "all_gather")]
         flat = self._flat(tensor, "", writes=False)
 
         def task(call: Call, d: Deadline) -> None:
-            self._spread(self.transport.all_gather(flat.arrive(call, d), call, d), outs)
+            mine = flat.arrive(call, d)
+            self._spread(self.transport.all_gather(mine, call, d, **self._into(outs, mine, self.rank)), outs)
 
         return self._go("all_gather", flat.array, "", task, outputs, async_op)
 
@@ -317,11 +319,12 @@ class ProcessGroup:
             raise ArgumentError(
                 f"rank {self.world.rank}: gather: expected gather_list on the destination rank and only there"
             )
-        outs = [_landing(t) for t in self._alike(outputs, tensor, "gather")] if outputs else []
+        outs = [landing(t) for t in self._alike(outputs, tensor, "gather")] if outputs else []
         flat = self._flat(tensor, "", writes=False)
 
         def task(call: Call, d: Deadline) -> None:
-            rows = self.transport.gather(flat.arrive(call, d), dst, call, d)
+            mine = flat.arrive(call, d)
+            rows = self.transport.gather(mine, dst, call, d, **self._into(outs, mine, self.rank))
             if rows is not None:
                 self._spread(rows, outs)
 
@@ -332,22 +335,25 @@ class ProcessGroup:
             raise ArgumentError(
                 f"rank {self.world.rank}: scatter: expected scatter_list on the source rank and only there"
             )
-        out, flat = _landing(tensor), self._flat(tensor, "", writes=False)
+        out, flat = landing(tensor), self._flat(tensor, "", writes=False)
         # the other ranks' array says where the block is to be
-        blocks = self._joined(self._alike(inputs, tensor, "scatter"), "") if inputs else flat
+        blocks = self._apart(self._alike(inputs, tensor, "scatter"), "") if inputs else flat
 
         def task(call: Call, d: Deadline) -> None:
-            self._spread([self.transport.scatter(blocks.arrive(call, d), src, call, d)], [out])
+            mine = blocks.arrive(call, d)
+            into = self._into([out], mine if inputs else [])
+            self._spread([self.transport.scatter(mine, src, call, d, **into)], [out])
 
         return self._go("scatter", flat.array, f"root={src}", task, [tensor], async_op)
 
     def reduce_scatter(self, output: Tensor, inputs: Sequence[Tensor], op: str, async_op: bool = False) -> Any:
-        out, blocks = _landing(output), self._joined(self._alike(inputs, output, "reduce_scatter"), op)
+        out, blocks = landing(output), self._apart(self._alike(inputs, output, "reduce_scatter"), op)
 
         def task(call: Call, d: Deadline) -> None:
-            self._spread([self.transport.reduce_scatter(blocks.arrive(call, d), op, call, d)], [out])
+            mine = blocks.arrive(call, d)
+            self._spread([self.transport.reduce_scatter(mine, op, call, d, **self._into([out], mine))], [out])
 
-        return self._go("reduce_scatter", blocks.array, op, task, [output], async_op)
+        return self._go("reduce_scatter", blocks.array, op, task, [output], async_op, count=self.size * output._a.size)
 
     def all_to_all(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], async_op: bool = False) -> Any:
         """Of any sizes: all ranks hear of all first."""
@@ -378,7 +384,7 @@ class ProcessGroup:
         blocks = backend.of(inputs[0]._a).xp.zeros((self.size, most), inputs[0]._a.dtype)
         for row, t in zip(blocks, inputs):
             row[: t._a.size] = contiguous(t)
-        outs, flat = [_landing(t) for t in outputs], self._flat(wrap(blocks.reshape(-1)), "", writes=False)
+        outs, flat = [landing(t) for t in outputs], self._flat(wrap(blocks.reshape(-1)), "", writes=False)
 
         def task(call: Call, d: Deadline) -> None:
             received = self.transport.all_to_all(flat.arrive(call, d), call, d).reshape(self.size, most)
@@ -388,13 +394,15 @@ class ProcessGroup:
 
     def all_to_all_equal(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], async_op: bool = False) -> Any:
         """All of one shape, on all ranks."""
-        blocks = self._joined(self._alike(inputs, inputs[0], "all_to_all"), "")
-        outs = [_landing(t) for t in self._alike(outputs, inputs[0], "all_to_all")]
+        blocks = self._apart(self._alike(inputs, inputs[0], "all_to_all"), "")
+        outs = [landing(t) for t in self._alike(outputs, inputs[0], "all_to_all")]
 
         def task(call: Call, d: Deadline) -> None:
-            self._spread(self.transport.all_to_all(blocks.arrive(call, d), call, d).reshape(self.size, -1), outs)
+            mine = blocks.arrive(call, d)
+            rows = self.transport.all_to_all(mine, call, d, **(into := self._into(outs, mine)))
+            self._spread(rows if into else rows.reshape(self.size, -1), outs)
 
-        return self._go("all_to_all", blocks.array, "", task, outputs, async_op)
+        return self._go("all_to_all", blocks.array, "", task, outputs, async_op, count=self.size * inputs[0]._a.size)
 
     def barrier(self, async_op: bool = False, timeout_s: float | None = None) -> Any:
         return self._go("barrier", np.empty(0, np.uint8), "", self.transport.barrier, [], async_op, timeout_s)
@@ -433,20 +441,21 @@ class ProcessGroup:
 
     def _go(
         self, name: str, array: np.ndarray, detail: str, task: Callable[[Call, Deadline], Any], outputs: Sequence[Tensor],
-        async_op: bool, timeout_s: float | None = None, tag: int | None = None,
+        async_op: bool, timeout_s: float | None = None, tag: int | None = None, count: int | None = None,
     ) -> Work | None:  # fmt: skip
-        """Make a call; one with a `tag` is point to point."""
+        """Make a call; one with a `tag` is point to point. `count` elements, if not those of the array."""
+        count = array.size if count is None else count
         seconds = self.timeout_s if timeout_s is None else timeout_s
         recorder = self.lane.recorder
         dtype = _name(array.dtype)
-        entry = recorder.call(name, dtype, array.size, detail, self.number)
+        entry = recorder.call(name, dtype, count, detail, self.number)
 
         def run() -> None:
             if tag is None:
                 self._calls += 1
-                call = Call(name, self._calls, dtype, array.size, detail, self.number)
+                call = Call(name, self._calls, dtype, count, detail, self.number)
             else:
-                call = Call("send", tag, dtype, array.size, "", self.number)
+                call = Call("send", tag, dtype, count, "", self.number)
             recorder.begins(entry, call.number)
             try:
                 # the clock starts now, not when the call was queued: what is queued before it has deadlines of its own
@@ -487,6 +496,18 @@ class ProcessGroup:
         xp = backend.of(tensors[0]._a).xp
         return self._flat(wrap(xp.concatenate([contiguous(t) for t in tensors])), op, writes=False)
 
+    def _apart(self, tensors: Sequence[Tensor], op: str) -> Any:
+        """Their elements one block after the other, to be read: as they lie where the transport takes blocks apart."""
+        if self.transport.fills and all(isinstance(t, Tensor) and isinstance(t._a, np.ndarray) for t in tensors):
+            return Blocks(tensors)
+        return self._joined(tensors, op)
+
+    def _into(self, outs: Sequence[Any], source: Any, own: int = -1) -> dict[str, list[np.ndarray]]:
+        """For a transport that fills arrays: where the results are to be, see `free_rooms`. `source`: an array, or a list of them."""
+        sources = source if isinstance(source, list) else [source]
+        rooms = free_rooms(outs, sources, own) if self.transport.fills else None
+        return {"into": rooms} if rooms else {}
+
     def _alike(self, tensors: Sequence[Tensor], like: Tensor, where: str) -> Sequence[Tensor]:
         """One tensor for each rank, all of one shape and dtype."""
         if len(tensors) != self.size:
@@ -516,47 +537,6 @@ class ProcessGroup:
         with self._behind(*rows):
             for row, out in zip(rows, outs):
                 out.store(row)
-
-
-def _landing(tensor: Tensor) -> Any:
-    """What `store`s a result in a tensor."""
-    on_device = isinstance(tensor, Tensor) and backend.of(tensor._a).device_type != "cpu"
-    return DeviceLanding(tensor) if on_device else Flat(tensor, writes=True)
-
-
-class Flat:
-    """The elements of a tensor of the host as a contiguous 1-D array: the memory itself where possible, else a copy that `store`
-    writes back.
-    """
-
-    def __init__(self, tensor: Any, writes: bool = False):
-        if not isinstance(tensor, Tensor):
-            raise DTypeError(f"collective: expected a Tensor, got {type(tensor).__name__}")
-        if writes:
-            tensor._check_inplace("collective")
-        self.tensor, host = tensor, tensor._a
-        self.shared = host.flags.c_contiguous
-        array = host if self.shared else np.ascontiguousarray(host)
-        self.array = array if array.ndim == 1 else array.reshape(-1)
-
-    def arrive(self, call: Call, deadline: Deadline) -> Any:
-        """The array, once its values are there."""
-        return self.array
-
-    def put_back(self, call: Call, deadline: Deadline) -> None:
-        """The tensor holds what the array holds."""
-        if self.shared:
-            self.tensor._bump()
-        else:
-            self.store()
-
-    def store(self, array: np.ndarray | None = None) -> None:
-        """The tensor holds what `array` (or the buffer itself) holds."""
-        source = self.array if array is None else array
-        if source is not self.array or not self.shared:
-            a = self.tensor._a
-            a[...] = source.reshape(a.shape)
-        self.tensor._bump()
 
 
 @functools.cache

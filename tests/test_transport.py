@@ -28,7 +28,7 @@ from core.errors import ArgumentError, DeviceError, MissingLibraryError
 from ddp import wire
 from ddp.env import World
 from ddp.errors import DDPError, DeadlineError, PeerLostError, WorldError
-from ddp.transport import TRANSPORTS, base, curve, open_transport, places, same_host, threads, zeromq
+from ddp.transport import TRANSPORTS, base, curve, open_transport, places, same_host, threads, tuning, zeromq
 from ddp.transport.base import Call, Deadline
 from tests import jobs
 from tests.transport_cases import BROKEN, HEALTHY, Group, zmq_world
@@ -79,6 +79,12 @@ def run_zmq_without_board(size, body, key_file):
         run_zmq(size, checked, key_file)
 
 
+def run_zmq_small_slots(size, body, key_file):
+    """Also arrays of some KB go in pieces."""
+    with mock.patch.object(tuning, "load", lambda: tuning.Tuning(slot_bytes=1 << 12)):
+        run_zmq(size, body, key_file)
+
+
 def run_zmq_hosts(size, body, key_file):
     """Every other rank on another host: 0, 2, 4 here and 1, 3 there, with two boards, meeting by TCP."""
     at = {"master_addr": "127.0.0.1", "master_port": jobs.free_port()}
@@ -116,6 +122,7 @@ ROWS = {
     "nccl": (partial(run_on_gpu, "nccl"), (1,)),
     "ipc": (partial(run_on_gpu, "ipc"), (1,)),
     "zmq without board": (run_zmq_without_board, (4,)),
+    "zmq small slots": (run_zmq_small_slots, (2, 3)),
     "zmq hosts": (run_zmq_hosts, (3, 5)),
 }
 

@@ -250,6 +250,40 @@ def all_to_all_transposes_the_blocks(g: Group) -> None:
         same(g.all_to_all(x), np.repeat(100 * np.arange(g.size) + g.rank, count))
 
 
+def arrays_apart_are_read_and_filled_where_they_lie(g: Group) -> None:
+    """Where the transport says so: on the board. It gives back the very arrays that it was given."""
+    assert g.transport.fills == getattr(g.transport, "_on_board", False)
+    if not g.transport.fills:
+        return
+    transport, ranks = g.transport, range(g.size)
+    for count in (0, 3, 150_001):
+        x = sample(g.rank, count * g.size, "float32")
+        mine, blocks = x[:count], [block.copy() for block in x.reshape(g.size, -1)]
+        outs = [np.full(count, -1, np.float32) for _ in ranks]
+        room = outs[0]
+        plain = [g.all_gather(mine), g.all_to_all(x).reshape(g.size, -1), g.reduce_scatter(x)]
+
+        found = transport.all_gather(mine, *g.call("all_gather", "float32", count), into=outs)
+        assert found is outs
+        same(np.stack(outs), plain[0])
+        found = transport.all_to_all(blocks, *g.call("all_to_all", "float32", x.size), into=outs)
+        assert found is outs
+        same(np.stack(outs), plain[1])
+        found = transport.reduce_scatter(blocks, "sum", *g.call("reduce_scatter", "float32", x.size), into=[room])
+        assert found is room
+        same(room, plain[2])
+        for root in ranks:
+            call = g.call("gather", "float32", count, f"root={root}")
+            found = transport.gather(mine, root, *call, into=outs if g.rank == root else None)
+            assert found is (outs if g.rank == root else None)
+            call = g.call("scatter", "float32", count, f"root={root}")
+            assert transport.scatter(blocks if g.rank == root else None, root, *call, into=[room]) is room
+            same(room, sample(root, count * g.size, "float32")[g.rank * count :][:count])
+            if g.rank == root:
+                same(np.stack(outs[1:]), plain[0][1:])
+        same(np.concatenate(blocks), x)
+
+
 def barrier_lets_nobody_out_before_all_are_in(g: Group) -> None:
     time.sleep(0.02 * g.rank)
     came = time.monotonic()
@@ -263,10 +297,10 @@ def collectives_follow_each_other_in_any_order(g: Group) -> None:
     """What a collective leaves behind, and who is late, does not matter to the next."""
     everybody = range(g.size)
     draw = np.random.default_rng(5)  # the same on all ranks
-    for number in range(40):
-        what, root, count = draw.integers(4), int(draw.integers(g.size)), int(draw.choice((1, 700, 170_000)))
-        mine, late = np.arange(count) * (g.rank + 1) + number, int(draw.integers(g.size))
-        total = np.arange(count) * sum(rank + 1 for rank in everybody) + number * g.size
+    for number in range(80):
+        what, root, count = draw.integers(8), int(draw.integers(g.size)), int(draw.choice((1, 700, 9_000, 170_000)))
+        arrays, late = [np.arange(count) * (rank + 1) + number for rank in everybody], int(draw.integers(g.size))
+        mine, total = arrays[g.rank].copy(), np.sum(arrays, axis=0)
         time.sleep(1e-3 * (g.rank == late))
         if what < 2:
             same(g.all_reduce(mine), total)
@@ -274,9 +308,19 @@ def collectives_follow_each_other_in_any_order(g: Group) -> None:
             g.reduce(mine, root)
             if g.rank == root:
                 same(mine, total)
-        else:
+        elif what == 3:
             g.broadcast(mine, root)
-            same(mine, np.arange(count) * (root + 1) + number)
+            same(mine, arrays[root])
+        elif what == 4:
+            same(g.all_gather(mine), np.stack(arrays))
+        elif what == 5:
+            every = g.gather(mine, root)
+            assert g.rank != root or (every == np.stack(arrays)).all()
+        elif what == 6:
+            whole = np.concatenate(arrays) if g.rank == root else None
+            same(g.scatter(whole, str(mine.dtype), count, root), mine)
+        else:
+            same(g.all_to_all(np.concatenate(arrays) + g.rank), np.concatenate([mine + rank for rank in everybody]))
 
 
 def send_matches_by_tag_and_passes_collectives(g: Group) -> None:
@@ -357,6 +401,7 @@ HEALTHY = [
     scatter_deals_the_blocks_of_the_root,
     reduce_scatter_keeps_one_block,
     all_to_all_transposes_the_blocks,
+    arrays_apart_are_read_and_filled_where_they_lie,
     barrier_lets_nobody_out_before_all_are_in,
     collectives_follow_each_other_in_any_order,
     send_matches_by_tag_and_passes_collectives,

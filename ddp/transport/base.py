@@ -152,6 +152,15 @@ class Transport:
         """This rank cannot go on: let no other rank wait for it. With some members this ends the process."""
         self.close()
 
+    @property
+    def fills(self) -> bool:
+        """Whether collectives take a list of blocks for an array of them, and `into`: arrays (n,) of the caller's.
+
+        They are one for each row or block of the result, which are filled and returned (the array itself if there is
+        one). They must not lie where the input lies; only a rank's own row of a gather may be its input.
+        """
+        return False
+
     # -- arrays of any size -----------------------------------------------------------------------------------------
 
     def send_pieces(self, peer: int, array: np.ndarray, call: Call, deadline: Deadline) -> None:

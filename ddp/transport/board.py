@@ -196,7 +196,9 @@ class Board:
         return view
 
     def swap(self, slot: int, theirs: int) -> None:
-        """Two ranks that have read each other's slot exchange the memory of the two, if nobody else is on the board.
+        """Two ranks that showed each other a slot exchange the memory of the two, if nobody else is on the board.
+
+        Each does it when it is done with the other's; its own, under the new address, stays busy while the other reads.
 
         Who writes next where it has read takes a line from the other's cache with all that it needs; a line that the other has only read
         would first have to be thrown out there, one at a time: 64 KB take 12 us then instead of 5.

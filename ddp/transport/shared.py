@@ -24,17 +24,21 @@ import zlib
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from ddp.transport.base import Call, Deadline, Subset, Transport, chunks, divide, reduction
+from ddp.transport.base import DTYPES, Call, Deadline, Subset, Transport, chunks, divide, reduction
 from ddp.transport.board import Board
 
 # So much of an array goes at a time: slot and array are still in the cache when they are read.
 HOT_BYTES = 1 << 20
 LINE_BYTES = 64
+# Two ranks swap slots after a call of one piece up to here (`Board.swap`): larger ones leave the cache by themselves.
+SWAP_BYTES = 128 << 10
 
 Slots = dict[int, int]  # rank -> the slot in which its note is
+Arrays = Sequence[np.ndarray] | np.ndarray  # one a rank
 
 
 class BoardCollectives(Transport):
@@ -109,52 +113,58 @@ class BoardCollectives(Transport):
         else:
             self._rounds(spans, None, take, (), (root,), call, deadline)
 
-    def all_gather(self, array: np.ndarray, call: Call, deadline: Deadline) -> np.ndarray:
+    @property
+    def fills(self) -> bool:
+        return self._on_board
+
+    def all_gather(self, array: np.ndarray, call: Call, deadline: Deadline, into: Arrays | None = None) -> Any:
         if not self._on_board:
             return super().all_gather(array, call, deadline)
-        out = np.empty((self.size, array.size), array.dtype)
+        out = np.empty((self.size, array.size), array.dtype) if into is None else into
         self._gather(array, out, self._everybody, self._everybody, call, deadline)
         return out
 
-    def gather(self, array: np.ndarray, root: int, call: Call, deadline: Deadline) -> np.ndarray | None:
+    def gather(self, array: np.ndarray, root: int, call: Call, deadline: Deadline, into: Arrays | None = None) -> Any:
         if not self._on_board:
             return super().gather(array, root, call, deadline)
         self._check_root(root, call)
         if self.rank != root:
             self._gather(array, None, (root,), (), call, deadline)
             return None
-        out = np.empty((self.size, array.size), array.dtype)
+        out = np.empty((self.size, array.size), array.dtype) if into is None else into
         self._gather(array, out, (), self._everybody, call, deadline)
         return out
 
-    def scatter(self, array: np.ndarray | None, root: int, call: Call, deadline: Deadline) -> np.ndarray:
+    def scatter(self, array: Any, root: int, call: Call, deadline: Deadline, into: Arrays | None = None) -> np.ndarray:
         if not self._on_board:
             return super().scatter(array, root, call, deadline)
         self._check_root(root, call)
-        if self.rank == root:
-            blocks = self._check_scatter(array, call)
-            self._deal(blocks, None, self._everybody, (), call, deadline)
-            return blocks[root].copy()
-        out = self._empty(call)
+        blocks = () if self.rank != root else array if isinstance(array, list) else self._check_scatter(array, call)
+        out = self._empty(call) if into is None else into[0]
 
         def take(span: slice, slots: Slots) -> None:
             out[span] = self._part(root, slots[root], self.rank, span, out.dtype)
 
-        self._deal(out.reshape(1, -1), take, (), (root,), call, deadline)
+        if self.rank == root:
+            self._deal(blocks, None, self._everybody, (), call, deadline, out)
+        else:
+            self._deal((out,), take, (), (root,), call, deadline)
         return out
 
-    def reduce_scatter(self, array: np.ndarray, op: str, call: Call, deadline: Deadline) -> np.ndarray:
+    def reduce_scatter(
+        self, array: Any, op: str, call: Call, deadline: Deadline, into: Arrays | None = None
+    ) -> np.ndarray:
         if not self._on_board:
             return super().reduce_scatter(array, op, call, deadline)
-        combine = reduction(op, array.dtype, call)
-        self._check_blocks(array, call)
-        blocks = array.reshape(self.size, -1)
-        out = blocks[self.rank].copy()
+        blocks = self._rows(array, call)
+        own = blocks[self.rank]
+        combine = reduction(op, own.dtype, call)
+        out = np.empty_like(own) if into is None else into[0]
 
         def take(span: slice, slots: Slots) -> None:
-            operands = [blocks[self.rank][span]] * self.size
+            operands = [own[span]] * self.size
             for peer, slot in slots.items():
-                operands[peer] = self._part(peer, slot, self.rank, span, array.dtype)
+                operands[peer] = self._part(peer, slot, self.rank, span, own.dtype)
             self._combine(operands, combine, out[span])
 
         self._deal(blocks, take, self._everybody, self._everybody, call, deadline)
@@ -162,20 +172,18 @@ class BoardCollectives(Transport):
             divide(out, self.size)
         return out
 
-    def all_to_all(self, array: np.ndarray, call: Call, deadline: Deadline) -> np.ndarray:
+    def all_to_all(self, array: Any, call: Call, deadline: Deadline, into: Arrays | None = None) -> Any:
         if not self._on_board:
             return super().all_to_all(array, call, deadline)
-        self._check_blocks(array, call)
-        blocks = array.reshape(self.size, -1)
-        out = np.empty_like(blocks)
-        out[self.rank] = blocks[self.rank]
+        blocks = self._rows(array, call)
+        out = np.empty((self.size, blocks[0].size), blocks[0].dtype) if into is None else into
 
         def take(span: slice, slots: Slots) -> None:
             for peer, slot in slots.items():
-                out[peer, span] = self._part(peer, slot, self.rank, span, array.dtype)
+                out[peer][span] = self._part(peer, slot, self.rank, span, out[peer].dtype)
 
-        self._deal(blocks, take, self._everybody, self._everybody, call, deadline)
-        return out.reshape(-1)
+        self._deal(blocks, take, self._everybody, self._everybody, call, deadline, out[self.rank])
+        return out.reshape(-1) if isinstance(out, np.ndarray) else out
 
     def barrier(self, call: Call, deadline: Deadline) -> None:
         if not self._on_board:
@@ -218,24 +226,31 @@ class BoardCollectives(Transport):
         writers: Sequence[int],
         call: Call,
         deadline: Deadline,
+        keep: Callable[[slice], None] | None = None,
     ) -> None:
-        """For each span: fill a slot for the readers, then take from the slots of the writers.
+        """For each span: fill a slot for the readers, do what needs nobody else (`keep`), take from the writers' slots.
 
         The first round is with everybody, so that all ranks see that they are in the same call.
         """
         self._open(call, deadline)
-        everybody, first = self._everybody, spans[0].start
+        to: Sequence[int] = self._everybody
+        source = to
         for span in spans:
-            to, source = (everybody, everybody) if span.start == first else (readers, writers)
             if to:
-                slot = self._await_slot(to, call, deadline)
+                slot = self._slot_for(to, call, deadline)
                 if fill:
                     fill(span, slot)
                 self._show(slot, to)
+            if keep:
+                keep(span)
             slots = self._notes(source, call, deadline)
             if take:
                 take(span, slots)
             self._done(source)
+            to, source = readers, writers
+        if self._board.size == self.size == 2 and len(spans) == 1:
+            if spans[0].stop * DTYPES[call.dtype].itemsize <= SWAP_BYTES:
+                self._board.swap(slot, slots[1 - self.rank])
 
     def _together(self, call: Call, deadline: Deadline) -> None:
         """Return once all ranks are here."""
@@ -292,7 +307,7 @@ class BoardCollectives(Transport):
         array,
         combine: np.ufunc,
         average: bool,
-        spans: list[slice],
+        spans: Sequence[slice],
         root: int | None,
         call: Call,
         deadline: Deadline,
@@ -337,7 +352,7 @@ class BoardCollectives(Transport):
     def _gather(
         self,
         array,
-        out: np.ndarray | None,
+        out: Arrays | None,
         readers: Sequence[int],
         writers: Sequence[int],
         call: Call,
@@ -346,32 +361,51 @@ class BoardCollectives(Transport):
         def fill(span: slice, slot: int) -> None:
             self._piece(self.rank, slot, span, array.dtype)[:] = array[span]
 
+        def keep(span: slice) -> None:
+            if out is not None:
+                out[self.rank][span] = array[span]
+
         def take(span: slice, slots: Slots) -> None:
             if out is not None:
-                out[self.rank, span] = array[span]
                 for peer, slot in slots.items():
-                    out[peer, span] = self._piece(peer, slot, span, array.dtype)
+                    out[peer][span] = self._piece(peer, slot, span, array.dtype)
 
         spans = _cut(array.size, self._piece_count(array.dtype))
-        self._rounds(spans, fill if readers else None, take, readers, writers, call, deadline)
+        self._rounds(spans, fill if readers else None, take, readers, writers, call, deadline, keep)
 
     def _deal(
         self,
-        blocks: np.ndarray,
+        blocks: Arrays,
         take: Callable[[slice, Slots], None] | None,
         readers: Sequence[int],
         writers: Sequence[int],
         call: Call,
         deadline: Deadline,
+        own: np.ndarray | None = None,
     ) -> None:
-        """Rounds in which a writer's slot holds a share for each rank: a span of each of its blocks."""
+        """Rounds in which a writer's slot holds a share for each other rank: a span of each of its blocks.
+
+        `own` gets this rank's block.
+        """
+        dtype = blocks[0].dtype
 
         def fill(span: slice, slot: int) -> None:
             for peer in readers:
-                self._part(self.rank, slot, peer, span, blocks.dtype)[:] = blocks[peer, span]
+                self._part(self.rank, slot, peer, span, dtype)[:] = blocks[peer][span]
 
-        spans = _cut(blocks.shape[1], max(1, self._piece_count(blocks.dtype) // self.size))
-        self._rounds(spans, fill if readers else None, take, readers, writers, call, deadline)
+        def keep(span: slice) -> None:
+            if own is not None:
+                own[span] = blocks[self.rank][span]
+
+        spans = _cut(blocks[0].size, self._part_bytes // dtype.itemsize)
+        self._rounds(spans, fill if readers else None, take, readers, writers, call, deadline, keep)
+
+    def _rows(self, array: Any, call: Call) -> Arrays:
+        """The blocks of an array, or those that were given one by one."""
+        if isinstance(array, list):
+            return array
+        self._check_blocks(array, call)
+        return array.reshape(self.size, -1)
 
     def _combine(self, operands: Sequence[np.ndarray], combine: np.ufunc, out: np.ndarray) -> None:
         """out = the operands of all ranks, combined in the order of the ranks. That of this rank may be `out`."""
@@ -387,9 +421,19 @@ class BoardCollectives(Transport):
         """How many elements fit into a slot."""
         return self._board.layout.slot_bytes // dtype.itemsize
 
+    @cached_property
+    def _piece_bytes(self) -> int:
+        """So much goes into a slot at a time."""
+        return min(self._board.layout.slot_bytes, HOT_BYTES)
+
+    @cached_property
+    def _part_bytes(self) -> int:
+        """So much of it for each other rank, where a slot is dealt out."""
+        return self._piece_bytes // max(1, self.size - 1)
+
     def _piece_count(self, dtype: np.dtype) -> int:
-        """How many go into one at a time."""
-        return min(self._board.layout.slot_bytes, HOT_BYTES) // dtype.itemsize
+        """How many elements go into a slot at a time."""
+        return self._piece_bytes // dtype.itemsize
 
     def _slot(self, rank: int, slot: int, span: slice, dtype: np.dtype) -> np.ndarray:
         """The elements `span` of a slot."""
@@ -400,19 +444,26 @@ class BoardCollectives(Transport):
         return self._slot(rank, slot, slice(0, span.stop - span.start), dtype)
 
     def _part(self, rank: int, slot: int, receiver: int, span: slice, dtype: np.dtype) -> np.ndarray:
-        """Room for one receiver's block[span] in a slot that is dealt out to all."""
-        start = receiver * max(1, self._piece_count(dtype) // self.size)
-        return self._board.array(self._places[rank], slot, slice(start, start + span.stop - span.start), dtype)
+        """Room for one receiver's block[span] in a slot that is dealt out to the other ranks."""
+        start = (receiver - (receiver > rank)) * (self._part_bytes // dtype.itemsize)
+        return self._slot(rank, slot, slice(start, start + span.stop - span.start), dtype)
 
     def _slot_for_all(self, call: Call, deadline: Deadline) -> int:
         """Claim a slot for everybody."""
+        return self._slot_for(self._everybody, call, deadline)
+
+    def _slot_for(self, readers: Sequence[int], call: Call, deadline: Deadline) -> int:
+        """Claim a slot, once nobody reads it any more."""
         board = self._board
-        if board.busy(self._everywhere) is None:
+        if board.busy(self._places_of(readers)) is None:
             return board.claim()
-        return self._await_slot(self._everybody, call, deadline)
+        return self._await_slot(readers, call, deadline)
+
+    def _places_of(self, ranks: Sequence[int]) -> Sequence[int]:
+        return self._everywhere if ranks is self._everybody else [self._places[rank] for rank in ranks]
 
     def _show(self, slot: int, readers: Sequence[int]) -> None:
-        self._board.post(slot, [self._places[peer] for peer in readers], self._mark)
+        self._board.post(slot, self._places_of(readers), self._mark)
 
     def _notes(self, writers: Sequence[int], call: Call, deadline: Deadline) -> Slots:
         return {peer: self._note(peer, call, deadline) for peer in writers}
@@ -480,14 +531,15 @@ def _digest(*parts: object) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _own_spans(count: int, itemsize: int, rank: int, size: int) -> list[slice]:
+def _own_spans(count: int, itemsize: int, rank: int, size: int) -> tuple[slice, ...]:
     """What a rank reduces of arrays in `homes`, in spans of HOT_BYTES: whole lines, so that no two ranks write to one."""
     line = LINE_BYTES // itemsize
     own = chunks(-(-count // line), size)[rank]
     return _cut(min(own.stop * line, count), HOT_BYTES // itemsize, own.start * line)
 
 
-def _cut(stop: int, step: int, first: int = 0) -> list[slice]:
+@lru_cache(maxsize=1024)
+def _cut(stop: int, step: int, first: int = 0) -> tuple[slice, ...]:
     """first … stop in spans of at most `step`; no elements are one empty span."""
     starts = range(first, stop, step) or (first,)
-    return [slice(start, min(start + step, stop)) for start in starts]
+    return tuple(slice(start, min(start + step, stop)) for start in starts)

@@ -31,7 +31,10 @@ def plan(
     acts = ["kill"] * kills + ["stop"] * stops + ["delay"] * delays
     slots = range(1, steps, 2)
     if len(acts) > len(slots):
-        raise ArgumentError(f"chaos: expected at most {len(slots)} events in {steps} steps, got {len(acts)}")
+        raise ArgumentError(
+            f"chaos: expected at most {len(slots)} events in {steps} steps, got {len(acts)}; "
+            "ask for fewer --kills, --stops and --delays, or let the script train longer"
+        )
     rng = random.Random(seed)
     rng.shuffle(acts)
     when = sorted(rng.sample(slots, len(acts)))
@@ -70,12 +73,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         events_at.mkdir()
         try:
             calm_s = launch(script, calm, "1:1", {})
+            if not calm.exists():
+                raise ArgumentError(f"chaos: expected a script that trains with ddp.Lockstep, got {' '.join(script)}")
             steps = read(calm)[1]
             events = plan(args.seed, args.kills, args.stops, args.delays, max(steps), args.workers)
             chaos = json.dumps({"directory": str(events_at), "events": events})
             wild_s = launch(script, wild, f"1:{args.workers}", {"LOCKSTEP_CHAOS": chaos}, not args.no_replace)
         except ArgumentError as error:
-            parser.error(str(error))
+            print(error, file=sys.stderr)
+            return 2
         except subprocess.CalledProcessError as error:
             print(f"chaos: expected the script to end well, got status {error.returncode}", file=sys.stderr)
             return 2
@@ -85,6 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"chaos: seed {args.seed}: {kinds} of {len(events)} events; {calm_s:.1f} s undisturbed, {wild_s:.1f} s disturbed"
         )
+        if len(acted) < len(events):
+            print(
+                f"chaos: {len(events) - len(acted)} events did not happen: the last worker is spared, and one that is new takes a "
+                "while to come; let the script train longer for all of them"
+            )
         ends = [max(read(path)[1].items()) for path in (calm, wild)]
         if found is None and ends[0][0] == ends[1][0]:
             print(f"chaos: the same bits after {ends[0][0]} steps: {ends[0][1].get('digest', 'no digest logged')}")

@@ -71,7 +71,9 @@ def _read(paths: Iterable[Path]) -> dict[int, Record]:
             )
         records[record["rank"]] = record
     if not records:
-        raise ArgumentError("diagnose: expected flight records, got no file")
+        raise ArgumentError(
+            "diagnose: expected flight records, got no file; give the --log-dir of a job that failed, one that ended well leaves none"
+        )
     if len({(r["job"], r["size"]) for r in records.values()}) > 1:
         raise ArgumentError("diagnose: expected the records of one job, got several; give the files of one run")
     return records

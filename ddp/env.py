@@ -26,6 +26,8 @@ from ddp.errors import WorldError
 
 # Ports for jobs that only Slurm describes.
 _SLURM_PORTS = range(20000, 30000)
+# The exit status of a worker of an elastic job that came when the run had ended: neither a failure nor the job's success.
+LATE_STATUS = 214
 
 
 @dataclass(frozen=True)

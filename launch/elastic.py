@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import IO
 
-from ddp.env import World
+from ddp.env import LATE_STATUS, World
 from ddp.errors import WorldError
 from launch.backends.base import Plan, Process, Session, command, counted
 from launch.desk import AtDesk, Here, Running
@@ -138,6 +138,8 @@ class _Elastic(_Supervisor):
         return [child for child in self._running() if child.process.name != _DESK]
 
     def _judge(self, ended: list[_Child]) -> None:
+        late = [child for child in ended if child.status == LATE_STATUS]  # has said so itself, and changes nothing
+        ended = [child for child in ended if child not in late]
         self.lost = [child for child in ended if child.status and child.process.name != _DESK] or self.lost
         self.finished = self.finished or any(child.status == 0 for child in ended if child.process.name != _DESK)
         if self.stop_signal is not None or self.cause is not None:
@@ -152,7 +154,7 @@ class _Elastic(_Supervisor):
         desk = [
             child for child in self._running() if child.process.name == _DESK
         ]  # then there may be workers elsewhere
-        if desk and ended and not self._workers() and not self.due:
+        if desk and (ended or late) and not self._workers() and not self.due:
             desk[0].send(signal.SIGTERM, group=False)
         if self.lost and not self.finished and not desk and len(self._workers()) + len(self.due) < self.least:
             super()._judge(self.lost)

@@ -34,7 +34,9 @@ def read_hosts(path: str) -> tuple[Host, ...]:
         with open(path, encoding="utf-8") as file:
             return parse_hosts(file.read(), path)
     except (OSError, UnicodeDecodeError) as error:
-        raise WorldError(f"--hostfile: expected a readable file, got {path!r}: {error}") from None
+        raise WorldError(
+            f"--hostfile: expected a readable file of lines HOST or HOST slots=N, got {path!r}: {error}"
+        ) from None
 
 
 def parse_hosts(text: str, path: str) -> tuple[Host, ...]:

@@ -229,6 +229,15 @@ def test_chaos_compares_two_runs(tmp_path):
     assert "chaos: the same bits after 8 steps" in done.stdout
 
 
+def test_chaos_of_a_script_that_trains_otherwise(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("print('hello')")
+    argv = [sys.executable, "-m", "launch", "chaos", "--", str(script)]
+    done = subprocess.run(argv, capture_output=True, text=True, env=jobs.environment(), timeout=60)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"chaos: expected a script that trains with ddp.Lockstep, got {script}" in done.stderr
+
+
 @pytest.mark.skipif(not os.environ.get("LOCKSTEP_SOAK"), reason="takes minutes; set LOCKSTEP_SOAK=1")
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("model", ["syncnet", "gpt"])

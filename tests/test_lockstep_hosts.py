@@ -206,3 +206,23 @@ def test_who_was_let_in_is_replaced_at_once(shared, tmp_path, calm, key):  # noq
     ((status, _, err),) = finish(start(command, {**env, "LOCKSTEP_CHAOS": chaos}))
     assert status == 0 and same(calm, log) and len(os.listdir(tmp_path / "events")) > 2
     assert "in a row" not in err
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_who_comes_when_the_run_has_ended(ends_well, shared, tmp_path, calm, key):  # noqa: F811
+    """… ends quietly; but if the run failed it says that nobody is left."""
+    desk = ["--rdzv", f"127.0.0.1:{jobs.free_port()}", "--key-file", key] if shared else []
+    log = tmp_path / "log.jsonl"
+    chaos = json.dumps(
+        {"directory": str(tmp_path), "events": [{"step": STEPS - 1, "phase": "data", "place": 0, "act": "kill"}]}
+    )
+    command, env = trained(log, "--elastic", "1:2", "--replace", *desk, pause=0.01)
+    fails = [] if ends_well else ["--save", str(tmp_path / "none" / "run.pth"), str(STEPS)]
+    ((status, _, err),) = finish(start([*command, *fails], {**env, "LOCKSTEP_CHAOS": chaos}))
+    if ends_well:
+        assert status == 0 and same(calm, log), err
+        assert "Lockstep: worker 2 came when the run had ended: nothing left to do" in err
+        assert "Traceback" not in err and "exited with status" not in err
+    else:
+        assert status == 1 and "expected a member that lives, got [1], who are all gone" in err, err

@@ -7,7 +7,8 @@ Contract
 - The door tells everybody the job's name and size, the store's port and a number drawn for this conversation; none of that is secret.
   Whoever wants more proves by an HMAC over that number that it has the job's key. So does the answer.
 - Worker numbers are given once. While MOST workers are connected there are none; a launcher that is refused is told so.
-- It ends when all workers have gone, a moment after the last. SIGTERM says that those of its launcher have ended, if they ever came.
+- It ends when all workers have gone, a moment after the last, and those to whom it gave numbers had time to come. SIGTERM says that
+  those of its launcher have ended, if they ever came; then it does not wait for others.
 Nobody is needed for a step: members talk to it only when one of them has died or a new one has come.
 """
 
@@ -28,13 +29,15 @@ from contextlib import closing, suppress
 from typing import Any
 
 from ddp.env import World
-from ddp.lockstep.register import TALK_S, generation_key, read_line
+from ddp.lockstep.register import TALK_S, address_key, generation_key, read_line
 from ddp.store import TCPStore
 
 # How many conversations there may be at the door at a time.
 TALKS = 64
 # How long the desk stays when nobody is connected any more.
 IDLE_S = 2.0
+# How long a worker may take from its number to the desk: imports, on a busy host.
+COMING_S = 30.0
 LOOK_S = 0.1
 
 
@@ -52,6 +55,7 @@ class Desk:
         self._secret, self._most = secret, most
         self._about = {"job": job, "port": self._store.port, "started": started, "least": least}
         self._next = started
+        self._coming: dict[int, float] = {}  # workers that have numbers and have not come, and until when they may
         self.alone = False  # the launcher's own workers have ended
         self._lock, self._talks = threading.Lock(), threading.BoundedSemaphore(TALKS)
 
@@ -65,13 +69,22 @@ class Desk:
                     threading.Thread(target=self._talk, args=(wire,), daemon=True).start()
                 else:
                     wire.close()
-            if self._workers() or (self.alone and busy_at == float("inf")):
+            if self._workers() or self._awaited() or (self.alone and busy_at == float("inf")):
                 busy_at = time.monotonic()
         self._store.close()
         self._door.close()
 
     def _workers(self) -> int:
         return self._store.connections - 1  # our own
+
+    def _awaited(self) -> bool:
+        """Whether a worker of a launcher that still runs is on its way: it shall learn that the run has ended."""
+        with self._lock:
+            now = time.monotonic()
+            for worker, until in list(self._coming.items()):
+                if now > until or self._store.check([address_key(worker)]):
+                    del self._coming[worker]
+            return bool(self._coming) and not self.alone
 
     def _talk(self, wire: socket.socket) -> None:
         try:
@@ -93,6 +106,7 @@ class Desk:
             if count and here + count > self._most:
                 return {"error": f"expected at most {self._most} workers, got {here} and {count} more"}
             first, self._next = self._next, self._next + count
+            self._coming.update(dict.fromkeys(range(first, self._next), time.monotonic() + COMING_S))
         return {"first": first, "joined": sorted(self._joined())}
 
     def _joined(self) -> set[int]:

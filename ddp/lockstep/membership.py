@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from ddp.env import World, world_from_env
+from ddp.env import LATE_STATUS, World, world_from_env
 from ddp.errors import DDPError, DeadlineError, PeerLostError
 from ddp.group import Lane, ProcessGroup
 from ddp.lockstep.register import DeskRegister, Place, Register, opened
@@ -239,6 +239,11 @@ def _say_what_a_death_means() -> None:
         )
 
 
+def _has_failed() -> bool:
+    """Whether this program ends with an exception."""
+    return hasattr(sys, "last_value")
+
+
 def _at_once(task: Callable[[], Any]) -> Any:
     return task()
 
@@ -281,6 +286,11 @@ class ByRegister(Agreement):
             if member != link.me:
                 self._transport.reach(member)
         self._transport.advance(link.generation, frozenset(link.members))
+
+    def leave(self, link: Link) -> bool:
+        if not _has_failed():
+            self._register.end()
+        return True
 
     def _decided(self, link: Link) -> tuple[int, list[int]] | None:
         """The generation that is later than the link's, if there is one."""
@@ -326,9 +336,15 @@ def _join(place: Place, timeout_s: float) -> Link:
                 register.propose(0, here)
                 continue
             if latest is not None and transport.absent >= set(latest[1]):
+                if register.ended():
+                    print(
+                        f"Lockstep: worker {place.worker} came when the run had ended: nothing left to do",
+                        file=sys.stderr,
+                    )
+                    raise SystemExit(LATE_STATUS)
                 raise PeerLostError(
-                    f"rank {place.worker}: Lockstep: expected a member that lives, got {latest[1]}, who are all gone; the run has ended, "
-                    "or resume it from a checkpoint"
+                    f"rank {place.worker}: Lockstep: expected a member that lives, got {latest[1]}, who are all gone; "
+                    "resume the run from a checkpoint"
                 )
             if waited_s > timeout_s:
                 raise DeadlineError(
@@ -379,7 +395,7 @@ class ByShrinking(Agreement):
         self._transport.advance(link.generation)
 
     def leave(self, link: Link) -> bool:
-        if hasattr(sys, "last_value"):  # the program has failed, and so nobody can agree with it
+        if _has_failed():  # and so nobody can agree with it
             self._transport.abort(f"expected the program to come to its end, got {sys.last_value!r}")
         deadline = Deadline.after(link.timeout_s)
         if self._transport.agree(True, deadline):

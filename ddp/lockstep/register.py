@@ -1,6 +1,7 @@
 """Where generation numbers and their members are written, each once, and what a launcher tells a worker of an elastic job.
 
 Contract: of several proposals for one number the first one stands, and everybody reads the same. Numbers have no gaps.
+Whoever comes to the end of the run leaves a mark there, so that a worker that comes too late knows why nobody is left.
 `Register` is a directory of one host, where linking a file to a name that exists fails. `DeskRegister` is a table kept by the job's desk
 (`ddp.lockstep.desk`), for workers on several hosts; it also knows at which address each worker listens. Whoever is cut off from the desk
 can propose nothing, so of a network that has come apart only the desk's side goes on; without the desk nobody does.
@@ -12,7 +13,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +26,7 @@ ANSWER_S = 5.0
 TALK_S = 5.0
 KNOCK_S = 0.1
 LINE_LIMIT = 1 << 16
+_ENDED = "ended"
 _REMEDY = "it runs where ddprun --elastic was started; resume the run from a checkpoint"
 
 
@@ -51,6 +54,14 @@ class Register:
         numbers = [int(entry.name) for entry in self._directory.iterdir() if entry.name.isdigit()]
         return (max(numbers), self._members(max(numbers))) if numbers else None
 
+    def end(self) -> None:
+        """A member has come to the end of the run: who was not let in by now has nothing left to do."""
+        (self._directory / _ENDED).touch()
+
+    def ended(self) -> bool:
+        """Whether a member has."""
+        return (self._directory / _ENDED).exists()
+
     def _members(self, generation: int) -> list[int]:
         return json.loads(self._path(generation).read_text())
 
@@ -63,46 +74,52 @@ class DeskRegister:
 
     def __init__(self, host: str, port: int, timeout_s: float):
         self._where = f"{host}:{port}"
-        try:
+        with self._asking():
             self._store = TCPStore(host, store_port(host, port, timeout_s), timeout=ANSWER_S)
-        except (OSError, DDPError) as error:
-            raise self._gone(error) from None
         self._last = -1  # the last generation that is known to be there
 
     def propose(self, generation: int, members: list[int]) -> list[int]:
         """As of a `Register`."""
-        try:
+        with self._asking():
             return json.loads(self._store.compare_set(generation_key(generation), "", json.dumps(members)))
-        except (OSError, DDPError) as error:
-            raise self._gone(error) from None
 
     def latest(self) -> tuple[int, list[int]] | None:
         """As of a `Register`."""
-        try:
+        with self._asking():
             while self._store.check([generation_key(self._last + 1)]):
                 self._last += 1
             if self._last < 0:
                 return None
             return self._last, json.loads(self._store.get(generation_key(self._last)))
-        except (OSError, DDPError) as error:
-            raise self._gone(error) from None
+
+    def end(self) -> None:
+        """As of a `Register`."""
+        with suppress(OSError, DDPError):  # a desk that is gone has nobody to tell it to
+            self._store.set(_ENDED, "1")
+
+    def ended(self) -> bool:
+        """As of a `Register`."""
+        with self._asking():
+            return self._store.check([_ENDED])
 
     def publish(self, worker: int, address: str) -> None:
         """Where a worker listens."""
-        self._store.set(f"address/{worker}", address)
+        self._store.set(address_key(worker), address)
 
     def address(self, worker: int) -> str | None:
         """Where it listens; None if it has not said so yet."""
-        try:
-            key = f"address/{worker}"
+        with self._asking():
+            key = address_key(worker)
             return self._store.get(key).decode() if self._store.check([key]) else None
-        except (OSError, DDPError) as error:
-            raise self._gone(error) from None
 
-    def _gone(self, error: Exception) -> PeerLostError:
-        return PeerLostError(
-            f"Lockstep: expected an answer of the job's desk at {self._where}, got: {error}; {_REMEDY}"
-        )
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, DDPError) as error:
+            raise PeerLostError(
+                f"Lockstep: expected an answer of the job's desk at {self._where}, got: {error}; {_REMEDY}"
+            ) from None
 
 
 class Place(NamedTuple):
@@ -136,7 +153,10 @@ class Place(NamedTuple):
 
 def opened(place: Place, timeout_s: float) -> Register | DeskRegister:
     """The register of the job."""
-    return Register(place.register) if place.desk is None else DeskRegister(*place.desk, timeout_s)
+    if place.desk is None:
+        return Register(place.register)
+    # who got its number from the desk need not wait for it to open
+    return DeskRegister(*place.desk, timeout_s if place.worker < place.started else min(timeout_s, ANSWER_S))
 
 
 # -- the desk's door and table ----------------------------------------------------------------------------------------
@@ -145,6 +165,11 @@ def opened(place: Place, timeout_s: float) -> Register | DeskRegister:
 def generation_key(generation: int) -> str:
     """The store's key for the members of a generation."""
     return f"generation/{generation}"
+
+
+def address_key(worker: int) -> str:
+    """The store's key for where a worker listens."""
+    return f"address/{worker}"
 
 
 def store_port(host: str, port: int, timeout_s: float) -> int:

@@ -2,11 +2,11 @@
 
     python -m tests.bench.distributed [--ranks 2] [--peer-python PATH] [--rounds 3] [--only REGEX]
 
-One thread a process. Ours alone, ours apart, ours in step, ours together and the peer together run in turn, whole jobs each. `apart`: as
-many processes side by side that exchange nothing; `in step`: nothing but a barrier behind each step. `efficiency` is our time alone by our
-time together: each process has the batch of the row, so 1 is perfect. What processes lose that share caches, a memory bus and a clock shows
-in `apart`; what they lose because each step ends with the slower of them, in `in step`: no exchange of gradients could be faster than that.
-`of in step` is that by together.
+One thread a process. Ours alone, ours apart, ours together and the peer together run in turn, whole jobs each. `apart`: as many
+processes side by side that exchange nothing. `efficiency` is our time alone by our time together: each process has the batch of the row,
+so 1 is perfect. What processes lose that share caches, a memory bus and a clock shows in `apart`. `in step`: the time of a step that
+exchanges nothing and ends with a barrier, by that of one that exchanges gradients, in turn in one job: what is missing to 1 is all that
+a faster exchange could gain.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THRE
 
 
 def ours(ranks: int, row: str, how: str = "together") -> float:
-    """Seconds of a step of a job of ours."""
+    """Seconds of a step of a job of ours; with `in_step` a ratio."""
     command = [sys.executable, "-m", "launch", "-n", str(ranks), "-m", "tests.bench.rank"]
     done = subprocess.run(
         [*command, "core", row, how],
@@ -65,19 +65,20 @@ def main() -> None:
     args = parser.parse_args()
     peer = f"torch {version(args.peer_python, 'torch')}, Gloo" if args.peer_python else "no peer"
     print(f"{chip()}, {args.ranks} processes of one thread, {args.rounds} rounds; peer: {peer}\n")
-    columns = ("step", "alone", "apart", "in step", "together", "efficiency", "of in step", "peer", "peer / ours")
+    columns = ("step", "alone", "apart", "together", "efficiency", "in step", "peer", "peer / ours")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|", flush=True)
     ratios = []
     for name in (n for n in rows.TRAIN if n.startswith(ROWS) and re.search(args.only, n)):
         found: list[tuple[Any, ...]] = []
         for _ in range(args.rounds):
             peers = theirs(args.peer_python, args.ranks, name) if args.peer_python else float("nan")
-            others = (ours(args.ranks, name, how) for how in ("apart", "in_step", "together"))
-            found.append((ours(1, name), *others, peers))
-        efficiency, bound, ratio = (statistics.median(row[i] / row[3] for row in found) for i in (0, 2, 4))
+            jobs = (ours(args.ranks, name, how) for how in ("apart", "together", "in_step"))
+            found.append((ours(1, name), *jobs, peers))
+        efficiency, ratio = (statistics.median(row[i] / row[2] for row in found) for i in (0, 4))
         ratios.append(ratio)
-        *times, peers = (_duration(statistics.median(column)) for column in zip(*found))
-        cells = [name, *times, f"{efficiency:.2f}", f"{bound:.2f}", peers, f"**{ratio:.2f}**"]
+        alone, apart, together, in_step, peers = (statistics.median(column) for column in zip(*found))
+        times = (_duration(seconds) for seconds in (alone, apart, together))
+        cells = [name, *times, f"{efficiency:.2f}", f"{in_step:.2f}", _duration(peers), f"**{ratio:.2f}**"]
         print(f"| {' | '.join(cells)} |", flush=True)
     print(f"\ngeometric mean of peer / ours: {statistics.geometric_mean(ratios):.2f}")
 

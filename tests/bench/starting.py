@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from tests import jobs
 from tests.bench.distributed import SINGLE
 
 LIMIT_S = 300
@@ -32,7 +32,7 @@ def started(ranks: int, program: str) -> tuple[float, float]:
     """Processor seconds of a job, and how long it took."""
     before, began = _spent_s(), time.perf_counter()
     command = [sys.executable, "-m", "launch", "-n", str(ranks), program]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **SINGLE}, timeout=LIMIT_S)
+    jobs.run(command, timeout_s=LIMIT_S, env={**os.environ, **SINGLE})
     return _spent_s() - before, time.perf_counter() - began
 
 

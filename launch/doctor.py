@@ -28,6 +28,7 @@ from typing import Any
 from ddp.env import world_from_env
 from ddp.errors import DDPError, WorldError
 from launch import values
+from launch.backends.mpirun import of_open_mpi
 from launch.cores import usable_cores
 from launch.job import THREAD_VARIABLES
 from launch.meeting import Guest, meet
@@ -173,8 +174,7 @@ def _mpi() -> Iterator[Finding]:
 def _same_mpi(library: str, mpiexec: str) -> bool:
     """Open MPI 5's mpiexec gives Open MPI's version; Hydra's, of MPICH and its children, MPICH's."""
     number = re.search(r"\d+\.\d+[\w.]*", library)
-    ours, theirs = ("open mpi" in text.lower() or "openrte" in text.lower() for text in (library, mpiexec))
-    return ours == theirs and number is not None and number[0] in mpiexec
+    return of_open_mpi(library) == of_open_mpi(mpiexec) and number is not None and number[0] in mpiexec
 
 
 def _gpu() -> Iterator[Finding]:

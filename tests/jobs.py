@@ -1,7 +1,6 @@
 """Starting real jobs from tests: ddprun and mpiexec, with a deadline, and nothing left behind."""
 
 import contextlib
-import functools
 import importlib.util
 import os
 import secrets
@@ -12,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from launch.backends.mpirun import is_hydra
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = Path(__file__).parent / "programs"
@@ -35,10 +36,9 @@ def mpiexec():
     return found if importlib.util.find_spec("mpi4py") else None
 
 
-@functools.cache
 def is_open_mpi():
     """Whether that mpiexec is Open MPI's, and not MPICH's."""
-    return "Open MPI" in subprocess.run([mpiexec(), "--version"], capture_output=True, text=True, timeout=30).stdout
+    return not is_hydra(mpiexec())
 
 
 def mpi_ranks(n):

@@ -493,7 +493,7 @@ _yield: Callable[[], object] = getattr(os, "sched_yield", lambda: time.sleep(0.0
 
 # Failures that were raised in this process, of any transport.
 _TROUBLE: list[str] = []
-# What transports of this process talk over, or have.
+# The communicators of the transports of this process, closed ones too.
 _COMMS: list[Any] = []
 # Requests that were given up, and the memory that MPI may still read and write for them until it ends.
 _ABANDONED: list[object] = []

@@ -72,7 +72,12 @@ def is_hydra(program: str) -> bool:
         said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=VERSION_S)
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return "HYDRA" in said.stdout
+    return said.returncode == 0 and not of_open_mpi(said.stdout + said.stderr)
+
+
+def of_open_mpi(version: str) -> bool:
+    """Whether a library or an mpirun that says this of itself is Open MPI's."""
+    return any(name in version.lower() for name in ("open mpi", "openrte"))
 
 
 def job_env(job: Job, session: Session) -> dict[str, str]:

@@ -47,7 +47,7 @@ class ElementKernels(Backend):
 
     def widened(self, x: Any) -> Any:
         """bfloat16 as float32; anything else as it is."""
-        return self.cast(x, np.dtype(np.float32)) if x is not None and x.dtype == BFLOAT16 else x
+        return self.cast(x, FLOAT32) if x is not None and x.dtype == BFLOAT16 else x
 
     def rejoined(self, pieces: Any, dim: int) -> Any:
         first, length = pieces[0], 0

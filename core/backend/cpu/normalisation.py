@@ -58,7 +58,7 @@ class NormKernels(ElementKernels):
                 like = _like(x)
                 return found[0].reshape(like), found[1].reshape(like)
         elif _are_channels(x, axes):
-            n, like = x.size // x.shape[1], (1, -1, *(1,) * (x.ndim - 2))
+            n, like = x.size // x.shape[1], _like(x)
             mean = (channel_sums(x) / n).reshape(like)
             centred = x - mean
             return mean, (channel_dots(centred, centred) / n).reshape(like)
